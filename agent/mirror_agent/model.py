@@ -1,0 +1,309 @@
+"""Floor 0: the frozen values that every other floor speaks in.
+
+Nothing here reads, writes or decides.  The words are those of README.md ("Words"): an *upstream* is a registry
+on the internet, a *mirror* is our pull-through cache for it (host name, address, pod), a *source* is the prefix
+that clients write, a *remote* the URL that the cache pulls from, the *edge* is nginx, the *registry* is CNCF
+distribution, a *definition* is one file in the drop-in folder, *settings* are agent.toml, a *lease* is the address
+that a mirror keeps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path, PurePosixPath
+
+
+class Policy(StrEnum):
+    """May a client go to the source itself when the mirror cannot serve?  The values are OpenShift's."""
+
+    NEVER = "NeverContactSource"
+    ALLOW = "AllowContactingSource"
+
+
+class Role(StrEnum):
+    """The two containers of a mirror's pod."""
+
+    EDGE = "edge"
+    REGISTRY = "registry"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One mistake, told to a person: where, what is wrong, what to do about it."""
+
+    file: str
+    key: str  # dotted, "" for the file as a whole
+    reason: str
+    hint: str = ""
+    mirror: str = ""  # the mirror that is held back by it, "" for none
+
+    def __str__(self) -> str:
+        where = f"{self.file}: {self.key}" if self.key else self.file
+        return f"{where}: {self.reason}" + (f" ({self.hint})" if self.hint else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where things live on the host.  One value, so that `render --to` and tests can move all of them."""
+
+    settings: PurePosixPath = PurePosixPath("/etc/mirror-agent/agent.toml")
+    definitions: tuple[PurePosixPath, ...] = (  # the first folder that has a file name wins
+        PurePosixPath("/etc/mirror-agent.d"),
+        PurePosixPath("/run/mirror-agent.d"),
+        PurePosixPath("/usr/lib/mirror-agent.d"),
+    )
+    templates: PurePosixPath = PurePosixPath("/usr/share/mirror-agent/quadlets")
+    units: PurePosixPath = PurePosixPath("/etc/containers/systemd/mirror-agent")
+    state: PurePosixPath = PurePosixPath("/var/lib/mirror-agent")
+    run: PurePosixPath = PurePosixPath("/run/mirror-agent")
+
+    @property
+    def authority(self) -> PurePosixPath:
+        """Folder (0700) of the agent's own CA: ca.key, ca.crt."""
+        return self.state / "ca"
+
+    def mirror(self, name: str) -> PurePosixPath:
+        """Folder of what one mirror's pod mounts read-only: edge/, registry/, auth/, tls/."""
+        return self.state / "mirrors" / name
+
+
+# --- what the admin wrote ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A file of a drop-in folder as it lies there: facts for config.py to judge.  Links are never followed."""
+
+    path: str
+    kind: str  # "regular", "masked" (a link to /dev/null), "link", "other"
+    owner: int = 0  # uid
+    mode: int = 0o644
+    size: int = 0  # bytes
+    content: bytes = b""  # empty where it was not read: not regular, or too large
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One valid definition file.  What was not written is None (or empty): compose() fills it in."""
+
+    name: str
+    file: str
+    sources: tuple[str, ...]  # at least one; the first is the one the mirror is known by
+    remote: str  # URL, https:// (http:// only with insecure)
+    host: str | None = None
+    address: IPv4Address | None = None
+    policy: Policy = Policy.NEVER
+    insecure: bool = False
+    credentials: Path | None = None  # a file: user name on the first line, password or token on the second
+    budget: int | None = None  # bytes; None: the settings' budget
+    fresh: int = 60  # seconds that a tag is served without asking the upstream
+    probe: str | None = None  # "repository:tag", small; the first real pull of a new mirror
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """The LAN that the mirrors live on."""
+
+    parent: str  # interface that carries the macvlan
+    subnet: IPv4Network
+    gateway: IPv4Address
+    first: IPv4Address  # range of addresses that the agent may use, both ends included
+    last: IPv4Address
+    dns: tuple[IPv4Address, ...] = ()  # name servers of the pods; empty: those of the host
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """Where cached images live and how much of the disk they may take."""
+
+    path: Path = Path("/var/lib/mirror-agent/cache")
+    budget: int = 100 * 2**30  # bytes per mirror
+    free: int = 10 * 2**30  # bytes of the file system that are always left to the host
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSettings:
+    """The two images of a pod, as podman names them."""
+
+    edge: str = "docker.io/library/nginx:stable"
+    registry: str = "docker.io/library/registry:3"
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateSettings:
+    """Life times of the agent's own CA and of the leaves it issues."""
+
+    ca_days: int = 3650
+    leaf_days: int = 90
+
+
+@dataclass(frozen=True, slots=True)
+class PublishSettings:
+    """Where publications go.  None: nowhere."""
+
+    folder: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """agent.toml, with the defaults filled in."""
+
+    domain: str
+    network: NetworkSettings
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    images: ImageSettings = field(default_factory=ImageSettings)
+    certificates: CertificateSettings = field(default_factory=CertificateSettings)
+    publish: PublishSettings = field(default_factory=PublishSettings)
+
+
+# --- what should exist ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """A definition with nothing left open: what is to run, under which names."""
+
+    name: str
+    sources: tuple[str, ...]
+    remote: str
+    host: str  # fully qualified, lower case
+    address: IPv4Address
+    mac: str  # "02:00:…", a function of the address
+    policy: Policy
+    credentials: Path | None
+    budget: int  # bytes
+    fresh: int  # seconds
+    probe: str | None
+
+    @property
+    def upstream(self) -> str:
+        """What the mirror is a mirror of, for people and the journal's UPSTREAM= field."""
+        return self.sources[0]
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file that should exist, byte for byte."""
+
+    path: PurePosixPath
+    content: bytes
+    mode: int = 0o644
+    owner: int = 0  # uid and gid
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder that should exist before a pod mounts it.  Its content is not ours to compare."""
+
+    path: PurePosixPath
+    mode: int = 0o755
+    owner: int = 0  # uid and gid
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One published file: a name relative to the target, and its bytes."""
+
+    name: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """Everything on disk that makes one mirror run, and the identities by which drift is seen.
+
+    A hash is the first 16 hex digits of SHA-256.  `pod_hash` and the container hashes are labels of the running
+    containers, `edge_config` is what the edge answers on /healthz: so what runs can be compared with what should
+    run without a memory of our own.
+    """
+
+    mirror: str
+    folders: tuple[Folder, ...]
+    units: tuple[File, ...]  # quadlet files
+    configs: tuple[File, ...]  # nginx.conf, registry configuration
+    pod_hash: str
+    container_hashes: tuple[tuple[Role, str], ...]
+    edge_config: str
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The macvlan network, named by the hash of its content: a change is a new network."""
+
+    name: str  # "mirror-agent-<hash>"
+    unit: File
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What readers are told: only mirrors that were proved by a real pull, in the order of their names."""
+
+    mirrors: tuple[Mirror, ...]
+    trust: str  # PEM of the CA certificates that readers must trust, each block ending in one newline
+
+
+# --- what is there -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What a certificate on disk says (never a key)."""
+
+    hosts: tuple[str, ...]
+    addresses: tuple[IPv4Address, ...]
+    serial: int
+    not_before: datetime  # aware, UTC
+    not_after: datetime
+    issuer_key: str  # hex SubjectKeyIdentifier of the CA that signed it
+    key_matches: bool = True  # the private key beside it belongs to it
+
+
+@dataclass(frozen=True, slots=True)
+class UnitState:
+    """A systemd unit as D-Bus shows it.  Strings are systemd's own."""
+
+    load: str = "not-found"
+    active: str = "inactive"
+    sub: str = "dead"
+    need_reload: bool = False
+    source: str = ""  # SourcePath: the quadlet file
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerState:
+    """A running container of ours, as podman shows it."""
+
+    mirror: str
+    role: Role | None  # None: the pod's infra container, which owns the network namespace
+    id: str
+    pod_hash: str = ""
+    hash: str = ""
+    started: str = ""  # podman's own time stamp: another start is another value
+    namespace: str = ""  # path of the network namespace
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeState:
+    """What the edge answers inside its pod: the configuration it runs with and the certificate it serves."""
+
+    config: str = ""
+    serial: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A real pull that a mirror served through its own name, TLS chain and address."""
+
+    host: str
+    address: IPv4Address
+    remote: str
+    image: str  # repository@digest or repository:tag that was pulled
+    at: datetime
+
+    def covers(self, mirror: Mirror) -> bool:
+        """Is this still the mirror that was proved?"""
+        return (self.host, self.address, self.remote) == (mirror.host, mirror.address, mirror.remote)

@@ -45,6 +45,22 @@ class Problem:
         return f"{where}: {self.reason}" + (f" ({self.hint})" if self.hint else "")
 
 
+class Trouble(Exception):
+    """Something on the host or at a target did not work, told to a person: where, why, what to do about it.
+
+    A `Problem` is a mistake in what an admin wrote; a Trouble is what went wrong while acting on it.
+    """
+
+    def __init__(self, where: str, reason: str, hint: str = "") -> None:
+        super().__init__(where, reason, hint)
+        self.where = where  # a file, a unit, an address
+        self.reason = reason
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}" + (f" ({self.hint})" if self.hint else "")
+
+
 @dataclass(frozen=True, slots=True)
 class Paths:
     """Where things live on the host.  One value, so that `render --to` and tests can move all of them."""

@@ -1,0 +1,47 @@
+# mirror-agent: the commands that people use.  `make help` lists them.
+SHELL    := /bin/bash
+PREFIX   ?= /usr
+DESTDIR  ?=
+BOX      := tests/box/box
+RUN      := $(BOX) run --
+
+.PHONY: help install demo test lint unit golden golden-update system host clean
+
+help:            ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo:            ## boot the appliance, five mirrors, cut the internet, see the pulls go on (root)
+	@tests/box/host-packages
+	@tests/box/demo
+
+test: host       ## everything: lint, types, floors, unit, golden, system (root)
+	@$(BOX) build
+	@$(MAKE) --no-print-directory lint unit golden system
+
+host:            # what this machine needs to build and boot the test host
+	@tests/box/host-packages
+
+lint:            ## ruff, mypy --strict, import-linter
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(RUN) mypy
+	@$(RUN) env PYTHONPATH=agent lint-imports
+
+unit:            ## the quick loop: unit tests of the pure floors and of the files on disk
+	@$(RUN) python3 -m pytest -q tests/unit
+
+golden:          ## input and output side by side, units checked by podman's own quadlet
+	@$(RUN) python3 -m pytest -q tests/golden
+
+golden-update:   ## write the golden outputs anew (read the diff before you commit it)
+	@$(RUN) env GOLDEN_UPDATE=1 python3 -m pytest -q tests/golden
+
+system:          ## the promises, on a booted host with systemd, podman, a LAN and an internet
+	@tests/box/pytest tests/system
+
+install:         ## install into DESTDIR (PREFIX=/usr), as the package does
+	@packaging/install "$(DESTDIR)" "$(PREFIX)"
+
+clean:           ## stop the test host and drop what was built for it
+	@$(BOX) down
+	@$(BOX) clean

@@ -199,6 +199,15 @@ class Mirror:
         """What the mirror is a mirror of, for people and the journal's UPSTREAM= field."""
         return self.sources[0]
 
+    def location(self, source: str) -> str:
+        """Where clients find `source` on this mirror: its host, with the path that the source has, if any.
+
+        The cache serves its upstream under the upstream's own paths, and clients put the location in the place
+        of the source: so 'quay.io/org' lies at 'HOST/org'.
+        """
+        _, slash, path = source.partition("/")
+        return self.host + slash + path
+
 
 @dataclass(frozen=True, slots=True)
 class File:

@@ -1,0 +1,487 @@
+"""Floor 2: what should exist, and what is to be done about it.  Pure: facts in, values out.
+
+compose() says what should exist.  plan() compares it with what is there and returns the next steps, never more than
+are safe to do on what was observed: a unit is written when its images are there, started when it is loaded, published
+when it was proved.  The loop observes again after each round, so that every step may fail, be killed or be repeated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from ipaddress import IPv4Address
+from pathlib import PurePosixPath
+
+from mirror_agent import certificates, pods
+from mirror_agent.formats import FORMATS
+from mirror_agent.model import (
+    Certificate,
+    ContainerState,
+    Document,
+    EdgeState,
+    File,
+    Folder,
+    Mirror,
+    Network,
+    Paths,
+    Pod,
+    Problem,
+    Proof,
+    Publication,
+    Role,
+    Settings,
+    UnitState,
+)
+
+# --- what should exist ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """All that should exist on the host; the publication follows from it and from the proofs."""
+
+    settings: Settings
+    paths: Paths
+    network: Network
+    mirrors: tuple[Mirror, ...]
+    pods: Mapping[str, Pod]  # by mirror
+    secrets: Mapping[str, File]  # by mirror: the upstream's credentials, as the registry reads them
+    leases: Mapping[str, IPv4Address]
+    accepted: Mapping[str, bytes]  # by mirror: the text of the definition that is in force
+    frozen: frozenset[str] = frozenset()  # mirrors that are left as they are, because their definition is in doubt
+
+
+def compose(
+    settings: Settings,
+    mirrors: Iterable[Mirror],
+    *,
+    paths: Paths,
+    templates: pods.Templates,
+    podman: tuple[int, int],
+    leases: Mapping[str, IPv4Address],
+    accepted: Mapping[str, bytes] | None = None,
+    secrets: Mapping[str, File] | None = None,
+    frozen: Iterable[str] = (),
+) -> Desired:
+    """What should exist for these mirrors.  `podman` is (major, minor): it decides which quadlet keys may be used."""
+    network = pods.render_network(settings, templates, paths)
+    mirrors = tuple(sorted(mirrors, key=lambda mirror: mirror.name))
+    return Desired(
+        settings=settings,
+        paths=paths,
+        network=network,
+        mirrors=mirrors,
+        pods={mirror.name: pods.render_pod(mirror, settings, network, paths, templates, podman) for mirror in mirrors},
+        secrets=secrets or {},
+        leases=leases,
+        accepted=accepted or {},
+        frozen=frozenset(frozen),
+    )
+
+
+# --- what is there -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What observe.py found.  What could not be looked at is empty, and so is asked for again."""
+
+    files: Mapping[PurePosixPath, File] = field(default_factory=dict)  # units and configurations
+    folders: Mapping[PurePosixPath, Folder] = field(default_factory=dict)
+    units: Mapping[str, UnitState] = field(default_factory=dict)
+    containers: tuple[ContainerState, ...] = ()
+    edges: Mapping[str, EdgeState] = field(default_factory=dict)  # by mirror, those that answer
+    certificates: Mapping[str, Certificate] = field(default_factory=dict)  # by mirror
+    authority: Certificate | None = None
+    trust: str = ""  # PEM of the CA
+    images: frozenset[str] = frozenset()
+    networks: frozenset[str] = frozenset()  # podman's, ours only
+    leases: Mapping[str, IPv4Address] = field(default_factory=dict)
+    accepted: Mapping[str, bytes] = field(default_factory=dict)
+    proofs: Mapping[str, Proof] = field(default_factory=dict)
+    cached: Mapping[str, str] = field(default_factory=dict)  # by mirror: an image that some client has pulled
+    published: Mapping[str, bytes] | None = None  # None: no folder is set, or it cannot be read now
+    claimed: frozenset[IPv4Address] = frozenset()  # probed by this agent and found free
+    announced: frozenset[str] = frozenset()  # starts of pods whose address was announced
+
+    def container(self, mirror: str, role: Role | None) -> ContainerState | None:
+        """The running container of a mirror in a role; None as a role is the pod's infra container."""
+        return next((c for c in self.containers if c.mirror == mirror and c.role == role), None)
+
+
+# --- what to do ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One step.  `mirror` is "" for steps that serve all; a failed step holds back only its own mirror."""
+
+    mirror: str
+    why: str = field(compare=False)
+
+    @property
+    def subject(self) -> str:
+        """What a failure of this step holds back: the same kind of step for the same subject."""
+        return self.mirror
+
+
+@dataclass(frozen=True, slots=True)
+class CreateAuthority(Action):
+    """Make the agent's own CA."""
+
+
+@dataclass(frozen=True, slots=True)
+class PullImage(Action):
+    """Bring an image that pods need, before any unit needs it."""
+
+    image: str
+
+    @property
+    def subject(self) -> str:
+        """One image that cannot be had does not hold back another."""
+        return self.image
+
+
+@dataclass(frozen=True, slots=True)
+class Remember(Action):
+    """Keep what must survive a restart of the agent: leases and the definitions in force."""
+
+    leases: Mapping[str, IPv4Address]
+    accepted: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class MakeFolder(Action):
+    """Make a folder, or give it its mode and owner."""
+
+    folder: Folder
+
+
+@dataclass(frozen=True, slots=True)
+class WriteFile(Action):
+    """Write a configuration that running containers read later, on reload or restart."""
+
+    file: File
+
+
+@dataclass(frozen=True, slots=True)
+class IssueCertificate(Action):
+    """Issue a leaf from the agent's own CA and make it the current one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimAddress(Action):
+    """Ask the LAN whether the address is free, before it is used."""
+
+    address: IPv4Address
+
+
+@dataclass(frozen=True, slots=True)
+class WriteUnits(Action):
+    """Write quadlet files of one mirror (or the network's), after podman's own check of them."""
+
+    files: tuple[File, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StopUnits(Action):
+    """Stop units whose file is to go."""
+
+    units: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteFile(Action):
+    """Delete a file of ours that should no longer exist."""
+
+    path: PurePosixPath
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadSystemd(Action):
+    """One daemon-reload for all that was written or deleted."""
+
+    units: tuple[str, ...]  # for which: a second reload for the very same ones would be futile
+
+
+@dataclass(frozen=True, slots=True)
+class StartUnits(Action):
+    """Start units that do not run, and wait until the edge answers."""
+
+    units: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RestartUnits(Action):
+    """Restart units that run with something else than they should, and wait until the edge answers."""
+
+    units: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadEdge(Action):
+    """Let the edge take a new configuration or certificate without dropping a connection; proved by its answer."""
+
+    unit: str
+    config: str
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceAddress(Action):
+    """Gratuitous ARP from inside the pod, so that neighbours forget who had the address before."""
+
+    start: str  # identity of the pod's start
+
+
+@dataclass(frozen=True, slots=True)
+class ProveMirror(Action):
+    """Pull an image through the mirror's own name, TLS chain and address."""
+
+    image: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveNetwork(Action):
+    """Remove a podman network of ours that no pod uses any more."""
+
+    network: str
+
+
+@dataclass(frozen=True, slots=True)
+class Publish(Action):
+    """Carry the documents to the folder."""
+
+    documents: tuple[Document, ...]
+    changed: tuple[str, ...]  # names, for people
+
+
+def plan(desired: Desired, observed: Observed, now: datetime) -> tuple[Action, ...]:
+    """The next steps, in the order in which they are to be done.  Empty: all is as it should be."""
+    steps = [*_host(desired, observed)]
+    for mirror in desired.mirrors:
+        steps += _mirror(mirror, desired.pods[mirror.name], desired, observed, now)
+    steps += _leftovers(desired, observed)
+    steps += _reload(desired, observed, steps)
+    steps += _publish(desired, observed)
+    return tuple(sorted(steps, key=lambda step: _ORDER.index(type(step))))
+
+
+_ORDER: tuple[type[Action], ...] = (
+    CreateAuthority,
+    Remember,
+    PullImage,
+    MakeFolder,
+    ClaimAddress,
+    IssueCertificate,
+    WriteFile,
+    StopUnits,
+    WriteUnits,
+    DeleteFile,
+    ReloadSystemd,
+    RestartUnits,
+    StartUnits,
+    ReloadEdge,
+    AnnounceAddress,
+    ProveMirror,
+    RemoveNetwork,
+    Publish,
+)
+
+
+def _host(desired: Desired, observed: Observed) -> Iterator[Action]:
+    """What serves all mirrors."""
+    if observed.authority is None:
+        yield CreateAuthority("", "no CA yet")
+    if desired.leases != observed.leases or desired.accepted != observed.accepted:
+        yield Remember("", "definitions changed", desired.leases, desired.accepted)
+    for image in sorted({image for pod in desired.pods.values() for image in pod.images} - observed.images):
+        yield PullImage("", f"{image} is not on this host", image)
+    if desired.mirrors and observed.files.get(desired.network.unit.path) != desired.network.unit:
+        yield WriteUnits("", f"network {desired.network.name}", (desired.network.unit,))
+
+
+def _mirror(mirror: Mirror, pod: Pod, desired: Desired, observed: Observed, now: datetime) -> list[Action]:
+    """The next steps of one mirror: prepare, then write units, then run, then announce and prove."""
+    prepare = [*_prepare(mirror, pod, desired, observed, now)]
+    if set(pod.images) - observed.images or observed.authority is None:
+        return prepare
+    changed = tuple(unit for unit in pod.units if observed.files.get(unit.path) != unit)
+    if _must_claim(mirror, pod, observed):
+        return [*prepare, ClaimAddress(mirror.name, f"before {mirror.name} takes it", mirror.address)]
+    if changed:
+        names = ", ".join(unit.path.name for unit in changed)
+        return [*prepare, WriteUnits(mirror.name, names, changed)]
+    if prepare or not all(_loaded(name, observed) for name in unit_services(pod)):
+        return prepare
+    return [*_run(mirror, pod, observed)]
+
+
+def _prepare(mirror: Mirror, pod: Pod, desired: Desired, observed: Observed, now: datetime) -> Iterator[Action]:
+    """Folders, configuration and certificate: harmless to what runs, needed by what will."""
+    for folder in pod.folders:
+        if observed.folders.get(folder.path) != folder:
+            yield MakeFolder(mirror.name, str(folder.path), folder)
+    secret = desired.secrets.get(mirror.name)
+    wanted = {file.path: file for file in (*pod.configs, *((secret,) if secret else ()))}
+    for path, file in wanted.items():
+        if observed.files.get(path) != file:
+            yield WriteFile(mirror.name, str(path), file)
+    root = desired.paths.mirror(mirror.name)
+    for path in sorted(observed.files):
+        if path.is_relative_to(root) and path not in wanted:
+            yield DeleteFile(mirror.name, "no longer used", path)
+    if observed.authority is not None:
+        certificate = observed.certificates.get(mirror.name)
+        if why := certificates.due(certificate, mirror, observed.authority, now):
+            yield IssueCertificate(mirror.name, why)
+
+
+def _must_claim(mirror: Mirror, pod: Pod, observed: Observed) -> bool:
+    """Is the address one that this mirror does not hold at the moment, and that was not probed yet?"""
+    if mirror.address in observed.claimed:
+        return False
+    written = b"".join(observed.files[unit.path].content for unit in pod.units if unit.path in observed.files)
+    holds = f"\nIP={mirror.address}\n".encode() in written
+    return not (holds and observed.container(mirror.name, None))
+
+
+def _loaded(service: str, observed: Observed) -> bool:
+    state = observed.units.get(service, UnitState())
+    return state.load == "loaded" and not state.need_reload
+
+
+def _run(mirror: Mirror, pod: Pod, observed: Observed) -> Iterator[Action]:
+    """Bring what runs to what should run, disturbing as little as possible: start, restart, reload, or nothing."""
+    name = mirror.name
+    services = unit_services(pod)
+    states = [observed.units[service] for service in services]
+    if any(state.active in ("activating", "deactivating", "reloading") for state in states):
+        return  # systemd is at it; its signal, or the next look, tells how it ended
+    stopped = tuple(s for s, state in zip(services, states, strict=True) if state.active != "active")
+    if stopped:
+        yield StartUnits(name, "not running", stopped)
+        return
+    hashes = dict(pod.container_hashes)
+    running = {role: observed.container(name, role) for role in Role}
+    infra = observed.container(name, None)
+    if infra is None or any(c is None for c in running.values()):
+        return  # between two states: podman does not show yet what systemd calls active
+    if any(c and c.pod_hash != pod.pod_hash for c in running.values()):
+        yield RestartUnits(name, "its pod changed", (pods.pod_service(name),))
+        return
+    drifted = tuple(pods.container_service(name, role) for role, c in running.items() if c and c.hash != hashes[role])
+    if drifted:
+        yield RestartUnits(name, "its configuration changed", drifted)
+        return
+    edge, certificate = observed.edges.get(name), observed.certificates.get(name)
+    if edge is None or certificate is None:
+        return
+    if (edge.config, edge.serial) != (pod.edge_config, certificate.serial):
+        what = "configuration" if edge.config != pod.edge_config else "certificate"
+        unit = pods.container_service(name, Role.EDGE)
+        yield ReloadEdge(name, f"new {what}", unit, pod.edge_config, certificate.serial)
+        return
+    start = f"{infra.id} {infra.started}"
+    if start not in observed.announced:
+        yield AnnounceAddress(name, "the pod was started", start)
+    proof = observed.proofs.get(name)
+    image = observed.cached.get(name) or mirror.probe
+    if image and not (proof and proof.covers(mirror)):
+        yield ProveMirror(name, "not proved by a real pull yet", image)
+
+
+def _leftovers(desired: Desired, observed: Observed) -> Iterator[Action]:
+    """Units, files and networks of ours that nothing wants any more.  Stop first, delete when stopped."""
+    wanted = {unit.path for pod in desired.pods.values() for unit in pod.units}
+    if desired.mirrors:
+        wanted.add(desired.network.unit.path)
+    units = {path: file for path, file in observed.files.items() if path.is_relative_to(desired.paths.units)}
+    used = {line for file in units.values() for line in file.content.decode(errors="replace").splitlines()}
+    for path, file in sorted(units.items()):
+        owner = unit_owner(file)
+        in_use = path.suffix == ".network" and f"Network={path.name}" in used
+        if path in wanted or owner in desired.frozen or in_use:
+            continue
+        service = service_of(path)
+        state = observed.units.get(service, UnitState())
+        if state.active in ("inactive", "failed"):
+            yield DeleteFile(owner, "its definition is gone", path)
+        else:
+            yield StopUnits(owner, "its definition is gone", (service,))
+    kept = {service_of(path) for path in units} | {service_of(path) for path in wanted}
+    for network in sorted(observed.networks):
+        if f"{network}-network.service" not in kept:
+            yield RemoveNetwork("", "no mirror uses it", network)
+
+
+def _reload(desired: Desired, observed: Observed, steps: list[Action]) -> Iterator[Action]:
+    """One daemon-reload when a unit file was or is to be written or deleted."""
+    stale = {
+        service
+        for pod in desired.pods.values()
+        if all(unit.path in observed.files for unit in pod.units)
+        for service in unit_services(pod)
+        if not _loaded(service, observed)
+    }
+    written = {service_of(file.path) for step in steps if isinstance(step, WriteUnits) for file in step.files}
+    gone = {service_of(s.path) for s in steps if isinstance(s, DeleteFile) and s.path.parent == desired.paths.units}
+    if units := tuple(sorted(stale | written | gone)):
+        yield ReloadSystemd("", "unit files changed", units)
+
+
+# --- publication ---------------------------------------------------------------------------------------------
+
+
+def publication(desired: Desired, observed: Observed) -> Publication:
+    """What readers may be told.
+
+    A mirror that was proved before its host, address or remote changed stays published as it was proved, until the
+    new one is proved: withdrawing it would cost every node of a cluster a drain, and tell nobody anything useful.
+    """
+    told = []
+    for mirror in desired.mirrors:
+        if proof := observed.proofs.get(mirror.name):
+            told.append(replace(mirror, host=proof.host, address=proof.address))
+    return Publication(tuple(told), observed.trust)
+
+
+def documents(published: Publication) -> tuple[Document, ...]:
+    """All documents of a publication, in the order in which a target should write them."""
+    return tuple(document for render in FORMATS.values() for document in render(published))
+
+
+def _publish(desired: Desired, observed: Observed) -> Iterator[Action]:
+    if desired.settings.publish.folder is None or observed.published is None or observed.authority is None:
+        return
+    wanted = documents(publication(desired, observed))
+    by_name = {document.name: document.content for document in wanted}
+    if by_name != dict(observed.published):
+        names = by_name.keys() | observed.published.keys()
+        changed = tuple(sorted(n for n in names if by_name.get(n) != observed.published.get(n)))
+        yield Publish("", ", ".join(changed), wanted, changed)
+
+
+# --- names ---------------------------------------------------------------------------------------------------
+
+
+def unit_services(pod: Pod) -> tuple[str, ...]:
+    """The services of a pod, the pod's own first."""
+    return tuple(service_of(unit.path) for unit in pod.units)
+
+
+def service_of(path: PurePosixPath) -> str:
+    """The service that quadlet generates from a file (podman-systemd.unit(5))."""
+    suffix = {".container": "", ".pod": "-pod", ".network": "-network"}.get(path.suffix, "")
+    return f"{path.stem}{suffix}.service"
+
+
+_OWNER = re.compile(rb"io\.mirror-agent\.mirror=([a-z0-9-]+)")
+
+
+def unit_owner(file: File) -> str:
+    """The mirror that a unit file on disk belongs to, "" for the network's."""
+    found = _OWNER.search(file.content)
+    return found[1].decode() if found else ""

@@ -1,0 +1,153 @@
+"""Floor 2: how things are, in words and values for people and machines.  Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from mirror_agent.model import Mirror, Problem, Role
+from mirror_agent.plan import Action, Desired, Observed, ProveMirror, Publish, unit_services
+
+VERSION = 1  # of the JSON form; a change that readers must know of raises it
+
+
+class State(StrEnum):
+    """What a mirror is doing, in the order of its life."""
+
+    PREPARING = "preparing"  # images, certificate, address, units
+    STARTING = "starting"
+    UNPROVED = "unproved"  # it runs; no real pull was seen yet
+    SERVING = "serving"
+    FAILED = "failed"  # a step failed; it is tried again
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A step that failed, and when it is tried again."""
+
+    mirror: str
+    step: str
+    reason: str
+    again: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorStatus:
+    """One line of the table."""
+
+    name: str
+    upstream: str
+    sources: tuple[str, ...]
+    host: str
+    address: str
+    policy: str
+    state: State
+    published: bool
+    proved: str  # the image that was pulled, "" for none
+    not_after: str  # ISO 8601, "" without a certificate
+    reason: str  # of what holds it back, "" for nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All that `mirror-agent status` shows."""
+
+    at: str  # ISO 8601
+    mirrors: tuple[MirrorStatus, ...]
+    problems: tuple[Problem, ...]
+    failures: tuple[Failure, ...]
+    publication: str  # "" without a target, else "up to date" or what is waiting
+    folder: str
+
+    @property
+    def line(self) -> str:
+        """The one true line of `systemctl status`."""
+        count = Counter(mirror.state for mirror in self.mirrors)
+        parts = [f"{count[state]} {state}" for state in State if count[state]]
+        line = f"{len(self.mirrors)} mirrors: " + ", ".join(parts) if self.mirrors else "no mirrors defined"
+        if len(self.mirrors) == 1:
+            line = line.replace("mirrors", "mirror", 1)
+        if self.problems:
+            line += f"; {len(self.problems)} problem{'s' if len(self.problems) > 1 else ''} in files"
+        if self.publication not in ("", "up to date"):
+            line += f"; publication {self.publication}"
+        return line
+
+    def as_json(self) -> dict[str, Any]:
+        """The JSON form, `version` first."""
+        plain = asdict(self)
+        for failure in plain["failures"]:
+            failure["again"] = failure["again"].isoformat()
+        return {"version": VERSION, "line": self.line, **plain}
+
+
+def describe(
+    desired: Desired,
+    observed: Observed,
+    steps: Iterable[Action],
+    failures: Mapping[str, Failure],
+    problems: Iterable[Problem],
+    now: datetime,
+) -> Status:
+    """How things are.  `steps` is what plan() would do next, `failures` the mirrors' last ones by name."""
+    open_steps = tuple(steps)
+    rows = tuple(_mirror(mirror, desired, observed, open_steps, failures.get(mirror.name)) for mirror in desired.mirrors)
+    return Status(
+        at=now.isoformat(timespec="seconds"),
+        mirrors=rows,
+        problems=tuple(problems),
+        failures=tuple(failures.values()),
+        publication=_publication(desired, observed, open_steps),
+        folder=str(desired.settings.publish.folder or ""),
+    )
+
+
+def _mirror(
+    mirror: Mirror, desired: Desired, observed: Observed, steps: tuple[Action, ...], failure: Failure | None
+) -> MirrorStatus:
+    certificate = observed.certificates.get(mirror.name)
+    proof = observed.proofs.get(mirror.name)
+    return MirrorStatus(
+        name=mirror.name,
+        upstream=mirror.upstream,
+        sources=mirror.sources,
+        host=mirror.host,
+        address=str(mirror.address),
+        policy=mirror.policy.value,
+        state=_state(mirror, desired, observed, steps, failure),
+        published=proof is not None and observed.published is not None,
+        proved=proof.image if proof else "",
+        not_after=certificate.not_after.isoformat() if certificate else "",
+        reason=failure.reason if failure else "",
+    )
+
+
+def _state(
+    mirror: Mirror, desired: Desired, observed: Observed, steps: tuple[Action, ...], failure: Failure | None
+) -> State:
+    """A mirror that serves is serving, also while something about it waits; `reason` tells what."""
+    proof = observed.proofs.get(mirror.name)
+    runs = mirror.name in observed.edges and observed.container(mirror.name, Role.REGISTRY) is not None
+    if runs and proof and proof.covers(mirror):
+        return State.SERVING
+    if failure:
+        return State.FAILED
+    if runs:
+        return State.UNPROVED
+    if any(step.mirror == mirror.name and not isinstance(step, ProveMirror) for step in steps):
+        return State.PREPARING
+    started = all(service in observed.units for service in unit_services(desired.pods[mirror.name]))
+    return State.STARTING if started else State.PREPARING
+
+
+def _publication(desired: Desired, observed: Observed, steps: tuple[Action, ...]) -> str:
+    if desired.settings.publish.folder is None:
+        return ""
+    if observed.published is None:
+        return "waits: the folder cannot be reached"
+    waiting = [step for step in steps if isinstance(step, Publish)]
+    return f"waits: {', '.join(waiting[0].changed)}" if waiting else "up to date"

@@ -285,6 +285,7 @@ class Certificate:
     not_after: datetime
     issuer_key: str  # hex SubjectKeyIdentifier of the CA that signed it
     key_matches: bool = True  # the private key beside it belongs to it
+    subject_key: str = ""  # hex SubjectKeyIdentifier of its own key: what a CA's leaves name as issuer_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,21 @@
+"""What every target can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mirror_agent.model import Document, Trouble
+
+
+class TargetError(Trouble):
+    """A target could not be read or written.  What was published before is still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One place of publication.  Both functions raise TargetError and nothing else for what people can mend."""
+
+    place: str  # for people: "/srv/mirror-agent"
+    read: Callable[[], Mapping[str, bytes]]  # what is published there now, by document name
+    publish: Callable[[tuple[Document, ...]], tuple[str, ...]]  # make it these documents; the names that changed

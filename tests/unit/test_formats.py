@@ -1,0 +1,210 @@
+"""What holds for every format, then what is special about each."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import replace
+from ipaddress import IPv4Address
+from itertools import permutations
+from typing import Any
+
+import pytest
+import yaml
+
+from mirror_agent.formats import FORMATS, Format
+from mirror_agent.model import Document, Mirror, Policy, Publication
+
+CA = "-----BEGIN CERTIFICATE-----\nMIIBszCCAVmgAwIBAgIUXw==\n-----END CERTIFICATE-----\n"
+NEXT_CA = "-----BEGIN CERTIFICATE-----\nMIIBtDCCAVmgAwIBAgIUYA==\n-----END CERTIFICATE-----\n"
+
+
+def mirror(name: str, *sources: str, address: str = "10.0.0.4", policy: Policy = Policy.NEVER) -> Mirror:
+    return Mirror(
+        name=name,
+        sources=sources,
+        remote=f"https://{sources[0]}",
+        host=f"{name}.mirror.lan",
+        address=IPv4Address(address),
+        mac="02:00:0a:00:00:04",
+        policy=policy,
+        credentials=None,
+        budget=2**30,
+        fresh=60,
+        probe=None,
+    )
+
+
+QUAY = mirror("quay", "quay.io")
+DOCKER = mirror("docker", "docker.io", "registry-1.docker.io", address="10.0.0.15")
+TEAM = mirror("team", "ghcr.io/team", address="10.0.0.6", policy=Policy.ALLOW)
+PUBLICATION = Publication((QUAY, DOCKER, TEAM), CA)
+
+every_format = pytest.mark.parametrize("render", FORMATS.values(), ids=FORMATS.keys())
+
+
+def rendered(publication: Publication) -> dict[str, str]:
+    return {d.name: d.content.decode() for render in FORMATS.values() for d in render(publication)}
+
+
+def parsed(document: Document) -> object:
+    """What a reader of this kind of file makes of it."""
+    text = document.content.decode("ascii")
+    if document.name.endswith(".yaml"):
+        return yaml.safe_load(text)
+    if document.name.endswith(".conf"):
+        return tomllib.loads(text)
+    if document.name.endswith(".pem"):
+        return re.findall(r"-----BEGIN CERTIFICATE-----\n(?:[A-Za-z0-9+/=]+\n)+-----END CERTIFICATE-----\n", text)
+    return [line.split() for line in text.splitlines() if not line.startswith("#")]
+
+
+class TestEveryFormat:
+    @every_format
+    def test_is_byte_stable_whatever_the_order_of_the_mirrors(self, render: Format) -> None:
+        orders = [replace(PUBLICATION, mirrors=order) for order in permutations(PUBLICATION.mirrors)]
+        assert len({render(publication) for publication in orders}) == 1
+
+    @every_format
+    def test_ends_with_one_newline_and_parses_back(self, render: Format) -> None:
+        for document in render(PUBLICATION):
+            assert document.content.endswith(b"\n")
+            assert not document.content.endswith(b"\n\n")
+            assert b"\t" not in document.content
+            assert b"\r" not in document.content
+            assert parsed(document)
+
+    @every_format
+    def test_tells_who_wrote_it_where_comments_are_allowed(self, render: Format) -> None:
+        for document in render(PUBLICATION):
+            if not document.name.endswith(".pem"):
+                assert document.content.startswith(b"# Written by mirror-agent; edits here are lost.")
+
+    @every_format
+    def test_has_plain_names_of_its_own(self, render: Format) -> None:
+        names = [document.name for document in render(PUBLICATION)]
+        others = {d.name for other in FORMATS.values() if other is not render for d in other(PUBLICATION)}
+        assert len(set(names)) == len(names)
+        assert not others & set(names)
+        assert all(re.fullmatch(r"[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*)?", name) for name in names)
+
+    @every_format
+    def test_no_mirrors_and_no_trust_give_nothing(self, render: Format) -> None:
+        assert render(Publication((), "")) == ()
+
+    @every_format
+    def test_every_mirror_is_told_to_the_reader_or_none(self, render: Format) -> None:
+        text = "".join(document.content.decode() for document in render(PUBLICATION))
+        told = {mirror.host in text for mirror in PUBLICATION.mirrors}
+        assert len(told) == 1
+
+
+def test_trust_is_told_before_any_mirror() -> None:
+    assert next(iter(rendered(PUBLICATION))) == "ca-bundle.pem"
+
+
+def test_no_mirrors_publish_the_trust_alone() -> None:
+    assert rendered(Publication((), CA)) == {"ca-bundle.pem": CA}
+
+
+class TestOpenShift:
+    @staticmethod
+    def sets(*mirrors: Mirror) -> tuple[Any, Any]:
+        texts = rendered(Publication(mirrors, CA))
+        return yaml.safe_load(texts["image-digest-mirror-set.yaml"]), yaml.safe_load(texts["image-tag-mirror-set.yaml"])
+
+    def test_the_digest_set_is_the_installers_own_object(self) -> None:
+        digest, _ = self.sets(QUAY)
+        assert digest == {
+            "apiVersion": "config.openshift.io/v1",
+            "kind": "ImageDigestMirrorSet",
+            "metadata": {"name": "image-digest-mirror"},
+            "spec": {
+                "imageDigestMirrors": [
+                    {"source": "quay.io", "mirrors": ["quay.mirror.lan"], "mirrorSourcePolicy": "NeverContactSource"}
+                ]
+            },
+        }
+
+    def test_both_sets_have_the_same_entries(self) -> None:
+        digest, tag = self.sets(TEAM, QUAY, DOCKER)
+        assert digest["spec"]["imageDigestMirrors"] == tag["spec"]["imageTagMirrors"]
+        assert (tag["kind"], tag["metadata"]["name"]) == ("ImageTagMirrorSet", "image-tag-mirror")
+
+    def test_one_entry_per_source_in_order_with_its_policy(self) -> None:
+        digest, _ = self.sets(TEAM, QUAY, DOCKER)
+        assert [(e["source"], e["mirrors"], e["mirrorSourcePolicy"]) for e in digest["spec"]["imageDigestMirrors"]] == [
+            ("docker.io", ["docker.mirror.lan"], "NeverContactSource"),
+            ("ghcr.io/team", ["team.mirror.lan/team"], "AllowContactingSource"),
+            ("quay.io", ["quay.mirror.lan"], "NeverContactSource"),
+            ("registry-1.docker.io", ["docker.mirror.lan"], "NeverContactSource"),
+        ]
+
+    def test_a_long_name_stays_on_its_line(self) -> None:
+        label = "a" * 60
+        long = replace(QUAY, host=f"{label}.{label}.{label}.mirror.lan")
+        assert f"    - {long.host}\n" in rendered(Publication((long,), CA))["image-digest-mirror-set.yaml"]
+
+
+class TestInstallConfig:
+    def test_has_no_policy_which_older_installers_do_not_know(self) -> None:
+        content = yaml.safe_load(rendered(PUBLICATION)["install-config.fragment.yaml"])
+        assert [set(entry) for entry in content["imageDigestSources"]] == [{"source", "mirrors"}] * 4
+
+    @pytest.mark.parametrize("trust", [CA, CA + NEXT_CA], ids=["one CA", "roll-over"])
+    def test_the_bundle_is_the_pem_to_the_byte_and_the_end_of_the_file(self, trust: str) -> None:
+        text = rendered(replace(PUBLICATION, trust=trust))["install-config.fragment.yaml"]
+        assert yaml.safe_load(text)["additionalTrustBundle"] == trust
+        assert text.endswith("additionalTrustBundle: |\n" + "".join(f"  {line}\n" for line in trust.splitlines()))
+
+    def test_pasted_above_other_keys_it_is_still_the_pem(self) -> None:
+        text = rendered(PUBLICATION)["install-config.fragment.yaml"] + "\n\nplatform:\n  none: {}\n"
+        assert yaml.safe_load(text)["additionalTrustBundle"] == CA
+
+
+class TestRegistriesConf:
+    def test_is_what_nodes_have(self) -> None:
+        text = rendered(Publication((QUAY, TEAM), CA))["registries.conf.d/50-mirror-agent.conf"]
+        assert text.partition("\n\n")[2] == (
+            "[[registry]]\n"
+            '  prefix = ""\n'
+            '  location = "ghcr.io/team"\n'
+            "\n"
+            "  [[registry.mirror]]\n"
+            '    location = "team.mirror.lan/team"\n'
+            '    pull-from-mirror = "digest-only"\n'
+            "\n"
+            "  [[registry.mirror]]\n"
+            '    location = "team.mirror.lan/team"\n'
+            '    pull-from-mirror = "tag-only"\n'
+            "\n"
+            "[[registry]]\n"
+            '  prefix = ""\n'
+            '  location = "quay.io"\n'
+            "  blocked = true\n"
+            "\n"
+            "  [[registry.mirror]]\n"
+            '    location = "quay.mirror.lan"\n'
+            '    pull-from-mirror = "digest-only"\n'
+            "\n"
+            "  [[registry.mirror]]\n"
+            '    location = "quay.mirror.lan"\n'
+            '    pull-from-mirror = "tag-only"\n'
+        )
+
+    def test_sets_nothing_global_since_that_would_replace_the_hosts_own(self) -> None:
+        content = tomllib.loads(rendered(PUBLICATION)["registries.conf.d/50-mirror-agent.conf"])
+        assert set(content) == {"registry"}
+
+
+def test_hosts_are_aligned_and_in_the_order_of_their_addresses() -> None:
+    lines = rendered(PUBLICATION)["hosts"].splitlines()
+    assert [line for line in lines if not line.startswith("#")] == [
+        "10.0.0.4   quay.mirror.lan",
+        "10.0.0.6   team.mirror.lan",
+        "10.0.0.15  docker.mirror.lan",
+    ]
+
+
+def test_the_bundle_is_bare_pem() -> None:
+    assert rendered(replace(PUBLICATION, trust=CA + NEXT_CA))["ca-bundle.pem"] == CA + NEXT_CA

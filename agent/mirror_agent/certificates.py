@@ -1,0 +1,349 @@
+"""Floor 1: what certificates look like and when a new one is due.  Keys and PEM in, PEM out; nothing is written.
+
+The profile satisfies OpenSSL's strict checks, Python's default context, pyca/cryptography's verifier and Go at
+once: none of them catches all of what the others refuse.  Rules: RFC 5280 section 4.2, CA/Browser Forum section 7.
+Times are aware and in UTC; `now` is always the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from ipaddress import IPv4Address, IPv4Network
+from typing import NamedTuple
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from mirror_agent.model import Certificate, Mirror, Trouble
+
+CA_BACKDATE = timedelta(days=1)  # more than the leaves', so that no leaf begins before its CA
+LEAF_BACKDATE = timedelta(hours=1)  # for clients whose clock is late
+JITTER = 1 / 20  # of the life, so that mirrors made together are not renewed together
+COMMON_NAME = 64  # longest commonName (RFC 5280, ub-common-name)
+
+type _SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+
+class Pair(NamedTuple):
+    """A private key and its certificate (for a leaf below an intermediate CA: its chain), both PEM."""
+
+    key: bytes
+    certificate: bytes
+
+    def __repr__(self) -> str:
+        return "Pair(key=…, certificate=…)"  # a key must not end up in a log or a traceback
+
+
+# --- making --------------------------------------------------------------------------------------------------
+
+
+def make_authority(
+    suffixes: Sequence[str], networks: Sequence[IPv4Network], host: str, now: datetime, days: int
+) -> Pair:
+    """A new self-signed CA that can vouch for nothing but names below `suffixes` and addresses in `networks`.
+
+    `host` is the machine's own name, for the subject.  `days` of life, counted from `now`.  No path length: it
+    would block a cross-signed roll-over.  The constraints cannot be widened later (see `forbids`).
+    """
+    if not suffixes or not networks:
+        raise ValueError("a CA without name constraints would be trusted for every name")
+    key = ec.generate_private_key(ec.SECP256R1())
+    ski = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    # The key's digits tell two CAs of one host apart, for people and for verifiers that search by subject.
+    head, tail = "mirror-agent CA on ", f" ({ski.digest.hex()[:8]})"
+    name = _name(head + host[: COMMON_NAME - len(head) - len(tail)] + tail)
+    permitted: list[x509.GeneralName] = [x509.DNSName(suffix.strip(".").lower()) for suffix in suffixes]
+    permitted += [x509.IPAddress(network) for network in networks]
+    start = now.astimezone(UTC).replace(microsecond=0)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start - CA_BACKDATE)
+        .not_valid_after(start + timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(_usage(ca=True), critical=True)
+        .add_extension(x509.NameConstraints(permitted, None), critical=True)
+        .add_extension(ski, critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ski), critical=False)
+        .sign(key, SHA256())
+    )
+    return Pair(_key_pem(key), certificate.public_bytes(Encoding.PEM))
+
+
+def issue(
+    authority: Pair, host: str, address: IPv4Address, now: datetime, days: int, last: Certificate | None = None
+) -> Pair:
+    """A fresh key and a TLS server certificate for one mirror, valid for `days` from `now`.
+
+    `last` is the mirror's certificate so far: a clock that stands before it is wrong.  Raises Trouble where a
+    certificate would be no good: clock, end of the CA, a name that the CA may not vouch for, a CA that is none.
+    """
+    chain, signer = _signer(authority)
+    ca = chain[0]
+    start = now.astimezone(UTC).replace(microsecond=0)
+    end = start + timedelta(days=days)
+    _check_times(ca, start, end, last)
+    if reason := forbids(authority.certificate, host, address):
+        raise Trouble(_title(ca), reason, "choose another host or address, or make a new CA that permits it")
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = (
+        x509.CertificateBuilder()
+        # Never empty: then subjectAltName need not be critical.  Too long a host is in subjectAltName only.
+        .subject_name(_name(host if len(host) <= COMMON_NAME else None))
+        .issuer_name(ca.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(max(start - LEAF_BACKDATE, ca.not_valid_before_utc))
+        .not_valid_after(end)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host), x509.IPAddress(address)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(ca=False), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier(bytes.fromhex(_subject_key(ca)), None, None), critical=False)
+        .sign(signer, SHA256())
+    )
+    # Clients know roots only: what stands between the leaf and a root is sent along.
+    sent = [certificate, *(above for above in chain if above.issuer != above.subject)]
+    return Pair(_key_pem(key), b"".join(each.public_bytes(Encoding.PEM) for each in sent))
+
+
+def forbids(authority_certificate: bytes, host: str, address: IPv4Address) -> str:
+    """Why the CA's name constraints refuse this mirror, "" when they do not (RFC 5280, 4.2.1.10)."""
+    ca = _certificates(authority_certificate)[0]
+    try:
+        constraints = ca.extensions.get_extension_for_class(x509.NameConstraints).value
+    except x509.ExtensionNotFound:
+        return ""
+    permitted, excluded = constraints.permitted_subtrees or (), constraints.excluded_subtrees or ()
+    names = [each.value for each in permitted if isinstance(each, x509.DNSName)]
+    networks = [each.value for each in permitted if isinstance(each, x509.IPAddress)]
+    if names and not any(_below(host, name) for name in names):
+        return f"may not vouch for host {host}, only for names below {', '.join(names)}"
+    if networks and not any(_inside(address, network) for network in networks):
+        return f"may not vouch for address {address}, only for {', '.join(map(str, networks))}"
+    for each in excluded:
+        if isinstance(each, x509.DNSName) and _below(host, each.value):
+            return f"may not vouch for names below {each.value}"
+        if isinstance(each, x509.IPAddress) and _inside(address, each.value):
+            return f"may not vouch for addresses in {each.value}"
+    return ""
+
+
+# --- reading -------------------------------------------------------------------------------------------------
+
+
+def facts(certificate_pem: bytes, key_pem: bytes | None) -> Certificate:
+    """What the first certificate of a PEM text says.  A missing or unreadable key does not match.
+
+    Raises ValueError where the text holds no certificate that can be read.
+    """
+    certificate = _certificates(certificate_pem)[0]
+    subject_key = _subject_key(certificate)
+    hosts: list[str] = []
+    addresses: list[IPv4Address] = []
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        hosts = names.get_values_for_type(x509.DNSName)
+        addresses = [each for each in names.get_values_for_type(x509.IPAddress) if isinstance(each, IPv4Address)]
+    except x509.ExtensionNotFound:
+        pass
+    try:
+        signer = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    except x509.ExtensionNotFound:
+        signer = None
+    if signer is None and certificate.issuer == certificate.subject:
+        signer = bytes.fromhex(subject_key)
+    return Certificate(
+        hosts=tuple(hosts),
+        addresses=tuple(addresses),
+        serial=certificate.serial_number,
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+        issuer_key=(signer or b"").hex(),
+        key_matches=key_pem is not None and _belongs(certificate, key_pem),
+        subject_key=subject_key,
+    )
+
+
+def trust_bundle(*pems: bytes) -> str:
+    """The certificates of all texts as one PEM text, re-encoded, each once, in the order given.
+
+    Raises ValueError where one of them holds no certificate: a bundle is never silently shorter.
+    """
+    blocks = [each.public_bytes(Encoding.PEM).decode("ascii") for pem in pems for each in _certificates(pem)]
+    return "".join(block.strip() + "\n" for block in dict.fromkeys(blocks))
+
+
+# --- deciding ------------------------------------------------------------------------------------------------
+
+
+def next_due(certificate: Certificate) -> datetime:
+    """When a certificate is to be renewed: at 2/3 of its life plus up to 1/20, by its serial number."""
+    life = certificate.not_after - certificate.not_before
+    digest = sha256(str(certificate.serial).encode("ascii")).digest()
+    share = int.from_bytes(digest[:4]) / 2**32  # [0, 1)
+    return certificate.not_before + life * (2 / 3 + JITTER * share)
+
+
+def due(certificate: Certificate | None, mirror: Mirror, authority: Certificate, now: datetime) -> str:
+    """Why a mirror needs a new certificate, "" when it needs none.
+
+    One that is not valid yet is due as well: `issue` then says what is wrong with the clock.
+    """
+    if certificate is None:
+        return "has no certificate"
+    return _unfit(certificate, mirror, authority) or _ended(certificate, now)
+
+
+# --- details -------------------------------------------------------------------------------------------------
+
+
+def _unfit(certificate: Certificate, mirror: Mirror, authority: Certificate) -> str:
+    if not certificate.key_matches:
+        return "the private key does not belong to the certificate"
+    if certificate.issuer_key != authority.subject_key:
+        return "the certificate is by another CA"
+    if certificate.hosts != (mirror.host,) or certificate.addresses != (mirror.address,):
+        names = ", ".join([*certificate.hosts, *map(str, certificate.addresses)])
+        return f"the certificate is for {names or 'no name'}, not for {mirror.host}, {mirror.address}"
+    return ""
+
+
+def _ended(certificate: Certificate, now: datetime) -> str:
+    if now < certificate.not_before:
+        return f"the certificate is not valid before {_when(certificate.not_before)}"
+    if now >= certificate.not_after:
+        return f"the certificate expired at {_when(certificate.not_after)}"
+    if now >= next_due(certificate):
+        return f"the certificate ends at {_when(certificate.not_after)}"
+    return ""
+
+
+def _check_times(ca: x509.Certificate, start: datetime, end: datetime, last: Certificate | None) -> None:
+    began, ends = ca.not_valid_before_utc, ca.not_valid_after_utc
+    if start < began:
+        raise Trouble(
+            _title(ca),
+            f"is valid from {_when(began)}, but the clock says {_when(start)}",
+            "set the clock; no certificate is made until then",
+        )
+    if last is not None and start < last.not_before:
+        raise Trouble(
+            ", ".join(last.hosts) or "certificate",
+            f"the clock says {_when(start)}, before the last certificate was made ({_when(last.not_before)})",
+            "set the clock; if the clock was ahead then, remove that certificate",
+        )
+    if end > ends:
+        raise Trouble(
+            _title(ca),
+            f"ends at {_when(ends)}, before a certificate made now would ({_when(end)})",
+            "make a new CA and let every reader trust it, or shorten certificates.leaf_days",
+        )
+
+
+def _signer(authority: Pair) -> tuple[list[x509.Certificate], _SigningKey]:
+    """The CA's chain (itself first) and its key.  Raises Trouble where they cannot sign what clients accept."""
+    try:
+        chain = _certificates(authority.certificate)
+        key = load_pem_private_key(authority.key, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: the key is encrypted
+        raise Trouble("CA", f"key or certificate cannot be read: {error}", "bring both as plain PEM") from error
+    ca = chain[0]
+    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise Trouble(_title(ca), "its key is neither ECDSA nor RSA", "other kinds are refused by FIPS clients")
+    if not _belongs(ca, authority.key):
+        raise Trouble(_title(ca), "the private key does not belong to the certificate", "bring the right pair back")
+    try:
+        may_sign = ca.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        may_sign = may_sign and ca.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+    except x509.ExtensionNotFound:
+        may_sign = False
+    if not may_sign:
+        raise Trouble(
+            _title(ca), "may not sign certificates", "it needs basicConstraints CA:true and keyUsage keyCertSign"
+        )
+    return chain, key
+
+
+def _certificates(pem: bytes) -> list[x509.Certificate]:
+    """All certificates of a PEM text, at least one; else ValueError."""
+    return x509.load_pem_x509_certificates(pem)
+
+
+def _belongs(certificate: x509.Certificate, key_pem: bytes) -> bool:
+    try:
+        key = load_pem_private_key(key_pem, password=None)
+        return _public(key.public_key()) == _public(certificate.public_key())
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return False
+
+
+def _public(key: object) -> bytes:
+    encoded: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[attr-defined]
+    return encoded
+
+
+def _subject_key(certificate: x509.Certificate) -> str:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex()
+    except x509.ExtensionNotFound:
+        return x509.SubjectKeyIdentifier.from_public_key(certificate.public_key()).digest.hex()
+
+
+def _usage(*, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not ca,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _name(common_name: str | None) -> x509.Name:
+    attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "mirror-agent")]
+    if common_name is not None:
+        attributes.append(x509.NameAttribute(NameOID.COMMON_NAME, common_name))
+    return x509.Name(attributes)
+
+
+def _title(certificate: x509.Certificate) -> str:
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if names else certificate.subject.rfc4514_string() or "CA"
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _below(host: str, suffix: str) -> bool:
+    bare = suffix.lower().removeprefix(".")
+    return host.lower() == bare or host.lower().endswith("." + bare)
+
+
+def _inside(address: IPv4Address, network: object) -> bool:
+    return isinstance(network, IPv4Network) and address in network
+
+
+def _when(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,238 @@
+"""Keys with their certificates on disk, so that no reader ever sees a key beside a foreign certificate.
+
+A mirror's tls/ folder holds generations and one link: `current -> g-SERIAL/{tls.crt,tls.key}`.  A generation is made
+under another name, synced, read back, renamed into place; then the link is swapped by rename.  The generation before
+it is kept for a way back.  The folder belongs to the edge's user, so nothing in it is believed: every step works on
+open folders and follows no link but `current`, whose target must be a plain generation name.
+
+The CA's folder holds ca.key and ca.crt, made once and never overwritten.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import PurePosixPath
+
+from mirror_agent import certificates
+from mirror_agent.certificates import Pair
+from mirror_agent.host import files
+from mirror_agent.model import Certificate, Folder, Trouble
+
+LIMIT = 64 * 1024  # bytes of a key or of a certificate with its chain
+
+_CURRENT = "current"
+_KEY, _CERTIFICATE = "tls.key", "tls.crt"
+_CA_KEY, _CA_CERTIFICATE = "ca.key", "ca.crt"
+_STAGE = ".new"  # where a CA is made before it is one
+_GENERATION = re.compile(r"g-[0-9a-f]{1,40}")
+
+
+# --- a mirror's certificate ----------------------------------------------------------------------------------
+
+
+def install(tls: PurePosixPath, key: bytes, certificate: bytes, owner: int) -> str:
+    """Make a pair the current one of a mirror, readable by `owner` only.  The name of its generation.
+
+    Safe to be killed at any point and to be repeated.  Raises Trouble where key and certificate do not belong
+    together; then nothing has changed.
+    """
+    fresh = _facts(tls, certificate, key)
+    if not fresh.key_matches:
+        raise Trouble(str(tls), "the new key does not belong to the new certificate")
+    name = f"g-{fresh.serial:x}"
+    with _opened(tls, "written") as folder:
+        files.sweep_in(folder)
+        before = _target(folder)
+        if _pair(folder, name) != (key, certificate):
+            _make(folder, name, {_KEY: key, _CERTIFICATE: certificate}, owner)
+        files.swap_link_in(folder, _CURRENT, name)
+        keep = before if before != name and _good(folder, before) else _previous(folder, name)
+        _prune(folder, {name, keep})
+    return name
+
+
+def current(tls: PurePosixPath) -> Certificate | None:
+    """What a mirror's certificate says, None where there is none that can be read.  Changes nothing."""
+    if files.folder(tls) is None:
+        return None
+    with _opened(tls, "read") as folder:
+        key, certificate = _pair(folder, _target(folder))
+    with suppress(ValueError):
+        return certificates.facts(certificate, key)
+    return None
+
+
+def repair(tls: PurePosixPath) -> str:
+    """At start: where the current pair is broken, go back to a good one.  Its generation, "" when nothing was done.
+
+    Where there is no good one either, all stays as it is: `current` then says so and a new one is issued.
+    """
+    if files.folder(tls) is None:
+        return ""
+    with _opened(tls, "repaired") as folder:
+        files.sweep_in(folder)
+        target = _target(folder)
+        if _good(folder, target) or not (good := _previous(folder, target)):
+            return ""
+        files.swap_link_in(folder, _CURRENT, good)
+    return good
+
+
+def rollback(tls: PurePosixPath) -> str:
+    """Go back to the generation before the current one and forget the current one.  The name of what is current now.
+
+    Raises Trouble where there is no good one to go back to.
+    """
+    with _opened(tls, "rolled back") as folder:
+        failed = _target(folder)
+        good = _previous(folder, failed)
+        if not good:
+            raise Trouble(str(tls), "has no earlier certificate to go back to", "a new one is issued at the next pass")
+        files.swap_link_in(folder, _CURRENT, good)
+        _prune(folder, {good})
+    return good
+
+
+# --- the CA --------------------------------------------------------------------------------------------------
+
+
+def load_or_create(authority: PurePosixPath, make: Callable[[], tuple[bytes, bytes]], owner: int = 0) -> Pair:
+    """The CA's key and certificate; made, if this host has none yet.
+
+    Never half a CA: both files are complete in a folder beside before the first is put in place, and what was
+    interrupted is finished from there.  Never another CA: a pair that is damaged or incomplete is a Trouble.
+    """
+    files.ensure_folder(Folder(authority, 0o700, owner))
+    with _opened(authority, "written") as folder:
+        files.sweep_in(folder)
+        there = set(os.listdir(folder))
+        if not there & {_CA_KEY, _CA_CERTIFICATE} and not _staged(folder):
+            files.remove_tree_in(folder, _STAGE)
+            key, certificate = make()
+            _make(folder, _STAGE, {_CA_KEY: key, _CA_CERTIFICATE: certificate}, owner)
+        if not {_CA_KEY, _CA_CERTIFICATE} <= there:
+            _finish(folder)
+        if not {_CA_KEY, _CA_CERTIFICATE} <= there or _STAGE in there:
+            files.remove_tree_in(folder, _STAGE)
+            os.fsync(folder)
+    return load(authority)
+
+
+def load(authority: PurePosixPath) -> Pair:
+    """The CA's key and certificate, as they are.  Raises Trouble where one is missing or they do not match."""
+    hint = "bring back both from a backup; for a new CA, which all readers must learn to trust, move the folder away"
+    parts: list[bytes] = []
+    for name in (_CA_KEY, _CA_CERTIFICATE):
+        if (part := files.read(authority / name, LIMIT)) is None:
+            raise Trouble(str(authority / name), "is missing", hint)
+        parts.append(part)
+    pair = Pair(*parts)
+    try:
+        matches = certificates.facts(pair.certificate, pair.key).key_matches
+    except ValueError as error:
+        raise Trouble(str(authority / _CA_CERTIFICATE), "holds no certificate that can be read", hint) from error
+    if not matches:
+        raise Trouble(str(authority / _CA_KEY), f"is not the key of {_CA_CERTIFICATE}, or cannot be read", hint)
+    return pair
+
+
+def _staged(folder: int) -> bool:
+    """Tell whether a new CA was made completely and not put in place yet."""
+    try:
+        with files.opened(PurePosixPath(_STAGE), inside=folder, follow=False) as stage:
+            parts = [files.read_in(stage, PurePosixPath(name), LIMIT) for name in (_CA_KEY, _CA_CERTIFICATE)]
+    except FileNotFoundError:
+        return False
+    return all(parts)
+
+
+def _finish(folder: int) -> None:
+    """Put in place what was made.  A link instead of a rename: it never replaces a file that is there."""
+    with suppress(FileNotFoundError), files.opened(PurePosixPath(_STAGE), inside=folder, follow=False) as stage:
+        for name in (_CA_KEY, _CA_CERTIFICATE):
+            with suppress(FileExistsError, FileNotFoundError):
+                os.link(name, name, src_dir_fd=stage, dst_dir_fd=folder, follow_symlinks=False)
+    os.fsync(folder)
+
+
+# --- details -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(path: PurePosixPath, doing: str) -> Iterator[int]:
+    with files.told(path, doing), files.opened(path, follow=False) as folder:
+        yield folder
+
+
+def _make(folder: int, name: str, contents: dict[str, bytes], owner: int) -> None:
+    """A folder with files in it, all at once: built under another name, synced, read back, renamed into place."""
+    temporary = files.temporary_name()
+    os.mkdir(temporary, 0o700, dir_fd=folder)
+    with files.opened(PurePosixPath(temporary), inside=folder, follow=False) as inner:
+        for file, content in contents.items():
+            files.write_in(inner, file, content, 0o600 if file.endswith(".key") else 0o644, owner)
+        files.own(inner, 0o700, owner)
+        os.fsync(inner)
+        for file, content in contents.items():
+            if files.read_in(inner, PurePosixPath(file), len(content)) != content:
+                raise OSError(f"{file} reads back different from what was written")
+    files.remove_tree_in(folder, name)  # a damaged one, if any: rename does not replace a folder that has files
+    os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    os.fsync(folder)
+
+
+def _facts(where: PurePosixPath, certificate: bytes, key: bytes) -> Certificate:
+    try:
+        return certificates.facts(certificate, key)
+    except ValueError as error:
+        raise Trouble(str(where), f"the new certificate cannot be read: {error}") from error
+
+
+def _target(folder: int) -> str:
+    """The generation that is current, "" when there is none."""
+    try:
+        target = os.readlink(_CURRENT, dir_fd=folder)
+    except OSError:
+        return ""
+    return target if _GENERATION.fullmatch(target) else ""
+
+
+def _pair(folder: int, name: str) -> tuple[bytes, bytes]:
+    """Key and certificate of a generation; what cannot be read is empty."""
+    if not name:
+        return b"", b""
+    try:
+        with files.opened(PurePosixPath(name), inside=folder, follow=False) as inner:
+            parts = [files.read_in(inner, PurePosixPath(file), LIMIT) for file in (_KEY, _CERTIFICATE)]
+    except PermissionError:
+        raise
+    except OSError:
+        return b"", b""
+    return parts[0] or b"", parts[1] or b""
+
+
+def _good(folder: int, name: str) -> bool:
+    key, certificate = _pair(folder, name)
+    with suppress(ValueError):
+        return certificates.facts(certificate, key).key_matches
+    return False
+
+
+def _generations(folder: int) -> list[str]:
+    return sorted(name for name in os.listdir(folder) if _GENERATION.fullmatch(name))
+
+
+def _previous(folder: int, but: str) -> str:
+    """The good generation that was made last, `but` one; "" when there is none."""
+    good = [name for name in _generations(folder) if name != but and _good(folder, name)]
+    return max(good, key=lambda name: (certificates.facts(_pair(folder, name)[1], None).not_before, name), default="")
+
+
+def _prune(folder: int, keep: set[str]) -> None:
+    for name in _generations(folder):
+        if name not in keep:
+            files.remove_tree_in(folder, name)
+    os.fsync(folder)

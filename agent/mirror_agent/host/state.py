@@ -1,0 +1,155 @@
+"""What the agent remembers between its runs: addresses, proofs, and the last good text of each definition.
+
+Everything else is read back from what runs.  The files are JSON with a version, in the order of the names, so that
+the same memory is the same bytes.  A file that cannot be understood is a Trouble and never an empty memory: that
+would give every mirror a new address, or take all of them out of what is published.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from ipaddress import IPv4Address
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
+
+from mirror_agent.host import files
+from mirror_agent.model import File, Proof, Trouble
+
+VERSION = 1
+LIMIT = 4 * 1024 * 1024  # bytes; a thousand mirrors take a tenth of it
+
+_NAME = r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?"
+_ACCEPTED = re.compile(rf"({_NAME})\.toml")
+
+type _Name = Annotated[str, StringConstraints(pattern=f"^{_NAME}$")]
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _Leases(_Stored):
+    version: Literal[1] = 1
+    leases: dict[_Name, IPv4Address]
+
+    @model_validator(mode="after")
+    def _apart(self) -> _Leases:
+        owners: dict[IPv4Address, str] = {}
+        for name, address in self.leases.items():
+            if address in owners:
+                raise ValueError(f"{owners[address]} and {name} have the same address {address}")
+            owners[address] = name
+        return self
+
+
+class _Proof(_Stored):
+    host: str
+    address: IPv4Address
+    remote: str
+    image: str
+    at: AwareDatetime
+
+
+class _Proofs(_Stored):
+    version: Literal[1] = 1
+    proofs: dict[_Name, _Proof]
+
+
+def load_leases(path: PurePosixPath) -> Mapping[str, IPv4Address]:
+    """The addresses that mirrors keep, by mirror; none where there is no file yet.
+
+    Raises Trouble where the file is damaged or written by a newer agent.
+    """
+    stored = _load(path, _Leases, "every mirror may then get another address")
+    return stored.leases if stored else {}
+
+
+def save_leases(path: PurePosixPath, leases: Mapping[str, IPv4Address], owner: int = 0) -> bool:
+    """Remember the addresses.  True when the file was not already so."""
+    return _save(path, _Leases(leases=dict(sorted(leases.items()))), owner)
+
+
+def load_proofs(path: PurePosixPath) -> Mapping[str, Proof]:
+    """The last real pull through each mirror, by mirror; none where there is no file yet.
+
+    Raises Trouble where the file is damaged or written by a newer agent.
+    """
+    stored = _load(path, _Proofs, "every mirror is then published again after its next real pull")
+    return {name: Proof(**dict(proof)) for name, proof in stored.proofs.items()} if stored else {}
+
+
+def save_proofs(path: PurePosixPath, proofs: Mapping[str, Proof], owner: int = 0) -> bool:
+    """Remember the proofs.  True when the file was not already so."""
+    stored = {
+        name: _Proof(host=proof.host, address=proof.address, remote=proof.remote, image=proof.image, at=proof.at)
+        for name, proof in sorted(proofs.items())
+    }
+    return _save(path, _Proofs(proofs=stored), owner)
+
+
+def load_accepted(folder: PurePosixPath) -> Mapping[str, bytes]:
+    """The last good text of each definition, by mirror.  Files that are none of ours are left alone."""
+    found = {}
+    for path, file in files.tree(folder).items():
+        if path.parent == folder and (match := _ACCEPTED.fullmatch(path.name)):
+            found[match[1]] = file.content
+    return found
+
+
+def save_accepted(folder: PurePosixPath, name: str, text: bytes, owner: int = 0) -> bool:
+    """Remember a definition's text.  True when it was not already so."""
+    return files.write(File(_accepted(folder, name), text, 0o600, owner))
+
+
+def drop_accepted(folder: PurePosixPath, name: str) -> bool:
+    """Forget a definition's text.  True when there was one."""
+    return files.remove(_accepted(folder, name))
+
+
+def _accepted(folder: PurePosixPath, name: str) -> PurePosixPath:
+    if not _ACCEPTED.fullmatch(f"{name}.toml"):
+        raise ValueError(f"not the name of a mirror: {name!r}")
+    return folder / f"{name}.toml"
+
+
+def _load[T: _Stored](path: PurePosixPath, kind: type[T], loss: str) -> T | None:
+    content = files.read(path, LIMIT)
+    if content is None:
+        return None
+    hint = f"bring it back from a backup, or remove it: {loss}"
+    try:
+        version = _version(content)
+        if version > VERSION:
+            newer = f"is of version {version}, this agent knows {VERSION} at most"
+            raise Trouble(str(path), newer, "install the newer agent again that has written it")
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise Trouble(str(path), f"is damaged: {place + ': ' if place else ''}{first['msg']}", hint) from error
+    except ValueError as error:
+        raise Trouble(str(path), f"is damaged: {error}", hint) from error
+
+
+def _version(content: bytes) -> int:
+    stored = json.loads(content, object_pairs_hook=_once)
+    version = stored.get("version") if isinstance(stored, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise ValueError("it has no version")
+    return version
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is there twice")
+    return found
+
+
+def _save(path: PurePosixPath, stored: _Stored, owner: int) -> bool:
+    text = json.dumps(stored.model_dump(mode="json"), indent=2) + "\n"
+    return files.write(File(path, text.encode("utf-8"), 0o600, owner))

@@ -1,0 +1,141 @@
+"""The agent's log: whole sentences for people, fields for machines.
+
+Under systemd a line goes to the journal natively: `journalctl UPSTREAM=quay.io` finds it, and a MESSAGE_ID has its
+explanation in the catalog (`journalctl -x`).  On a terminal it is a coloured line.  Values from outside are shown
+with their control characters escaped, and nothing that is named like a secret is written at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any, cast
+
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+from systemd.journal import sendv
+
+IDENTIFIER = "mirror-agent"
+
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2, "exception": 3}  # syslog(3)
+_SECRET = re.compile(r"passw|secret|token|authorization|credential|private|api_?key", re.IGNORECASE)
+_USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
+_SPOKEN = ("event", "level", "upstream", "mirror", "action", "message_id", "exception")  # never repeated in a message
+
+
+def get(**fields: Any) -> FilteringBoundLogger:
+    """A logger whose lines carry `fields`.
+
+    Fields with a meaning of their own: upstream, mirror, action, message_id (a key of the journal catalog).
+    """
+    return cast("FilteringBoundLogger", structlog.get_logger(**fields))
+
+
+def configure(debug: bool = False) -> None:
+    """Send all logging, that of libraries too (from warnings on), to the journal or to standard error."""
+    journal = _is_journal(os.environ.get("JOURNAL_STREAM", ""))
+    processors: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.format_exc_info,
+        no_secrets,
+        plain,
+    ]
+    if journal:
+        processors.append(_to_journal)
+    else:
+        processors.append(structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False))
+        processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0))
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else logging.INFO),
+        logger_factory=_Journal if journal else structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    logging.root.handlers[:] = [_Bridge()]
+    logging.root.setLevel(logging.WARNING)
+
+
+def _is_journal(stream: str) -> bool:
+    """Is standard error that of the journal, as JOURNAL_STREAM claims (systemd.exec(5))?"""
+    try:
+        facts = os.fstat(2)
+    except OSError:
+        return False
+    return stream == f"{facts.st_dev}:{facts.st_ino}"
+
+
+# --- what a line becomes -------------------------------------------------------------------------------------
+
+
+def no_secrets(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+    """Drop the values of keys that are named like secrets, and user names and passwords from URLs."""
+    for key, value in line.items():
+        if _SECRET.search(key):
+            line[key] = "(not logged)"
+        elif isinstance(value, str):
+            line[key] = _USERINFO.sub("", value)
+    return line
+
+
+def plain(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+    """Make every value a number or a text of one line that cannot steer a terminal.  Tracebacks keep their lines."""
+    for key, value in line.items():
+        if isinstance(value, bool | int):
+            continue
+        text = f"{value:.3f}" if isinstance(value, float) else str(value)
+        kept = "\n" if key == "exception" else ""
+        line[key] = "".join(char if char.isprintable() or char in kept else ascii(char)[1:-1] for char in text)
+    return line
+
+
+def message(line: Mapping[str, Any]) -> str:
+    """The sentence for a person: "MIRROR: event (key=value …)", a traceback below it."""
+    subject = f"{line['mirror']}: " if line.get("mirror") else ""
+    rest = " ".join(f"{key}={value}" for key, value in line.items() if key not in _SPOKEN)
+    text = f"{subject}{line.get('event', '')}" + (f" ({rest})" if rest else "")
+    return text + (f"\n{line['exception']}" if line.get("exception") else "")
+
+
+def fields(line: Mapping[str, Any]) -> list[str]:
+    """The journal's fields for a line (systemd.journal-fields(7)): names in capitals, letters, digits and `_`."""
+    level = str(line.get("level", "info"))
+    made = {"MESSAGE": message(line), "PRIORITY": _PRIORITIES.get(level, 6), "SYSLOG_IDENTIFIER": IDENTIFIER}
+    for key, value in line.items():
+        name = re.sub(r"[^A-Z0-9_]", "_", key.upper()).lstrip("_0123456789")[:64]
+        if name and key not in ("event", "level"):
+            made.setdefault(name, value)
+    return [f"{name}={value}" for name, value in made.items()]
+
+
+def _to_journal(_logger: WrappedLogger, _method: str, line: EventDict) -> tuple[tuple[list[str]], dict[str, Any]]:
+    return (fields(line),), {}
+
+
+class _Journal:
+    """The end of the line: structlog calls the method that has the level's name."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    @staticmethod
+    def send(fields_of_line: list[str]) -> None:
+        """Hand a line to journald."""
+        sendv(*fields_of_line)
+
+    debug = info = warning = error = critical = exception = msg = send
+
+
+class _Bridge(logging.Handler):
+    """What libraries say through `logging`, as lines of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Never raises: a broken line of a library must not stop the agent."""
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError):
+            text = str(record.msg)
+        get(library=record.name).log(record.levelno, text, exc_info=record.exc_info)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -301,25 +304,32 @@ def test_killed_at_any_point_the_next_run_goes_on(tmp_path: Path) -> None:
         assert left == {d.name for d in new}
 
 
-def test_a_hostile_writer_who_swaps_folder_and_link_gains_nothing(tmp_path: Path) -> None:
-    (share := tmp_path / "share").mkdir()
-    (victim := tmp_path / "victim").mkdir()
+def forked_hostile_writer(share: Path, victim: Path) -> int:
     pid = os.fork()
     if pid == 0:
         sub, aside = share / "registries.conf.d", share / "aside"
+        steps: tuple[Callable[[], object], ...] = (
+            lambda: sub.rename(aside),
+            lambda: sub.symlink_to(victim),
+            sub.unlink,
+            lambda: aside.rename(sub),
+            lambda: shutil.rmtree(aside),  # the agent made a new folder meanwhile
+        )
         while True:
-            try:
-                sub.rename(aside)
-                sub.symlink_to(victim)
-                sub.unlink()
-                aside.rename(sub)
-            except OSError:
-                continue
-    refused = 0
+            for step in steps:
+                with suppress(OSError):
+                    step()
+    return pid
+
+
+def test_a_hostile_writer_who_swaps_folder_and_link_gains_nothing(tmp_path: Path) -> None:
+    (share := tmp_path / "share").mkdir()
+    (victim := tmp_path / "victim").mkdir()
+    pid = forked_hostile_writer(share, victim)
+    refused = turn = 0
+    until = time.monotonic() + 1
     try:
-        until = time.monotonic() + 1
-        turn = 0
-        while time.monotonic() < until:
+        while time.monotonic() < until or not refused:
             turn += 1
             try:
                 folder.publish(share, (CA, Document(CONF.name, str(turn).encode())))
@@ -328,7 +338,6 @@ def test_a_hostile_writer_who_swaps_folder_and_link_gains_nothing(tmp_path: Path
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-    assert refused
     assert list(victim.iterdir()) == []
 
 

@@ -10,7 +10,7 @@ from mirror_agent.model import Document, Publication
 
 
 def render(publication: Publication) -> tuple[Document, ...]:
-    """Both keys of a mirror, imageDigestSources and additionalTrustBundle, ready to be pasted.
+    """Render imageDigestSources and additionalTrustBundle, ready to be pasted.
 
     Without `sourcePolicy`: only installers since the end of 2025 know it.  The PEM is the end of the file, since the
     installer refuses any text after the last block.

@@ -1,0 +1,152 @@
+"""Floor 1: the address that a mirror keeps, the MAC that follows from it, and a definition with nothing left open."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from ipaddress import IPv4Address
+
+from mirror_agent.model import Definition, Mirror, NetworkSettings, Problem, Settings
+
+
+def mac_of(address: IPv4Address) -> str:
+    """The MAC of an address, locally administered (02:…).
+
+    A mirror that restarts with the MAC that the LAN knows is reachable after 0.1 s, with another one after about 40 s
+    (host.md, "Macvlan").
+    """
+    return ":".join(f"{byte:02x}" for byte in (2, 0, *address.packed))
+
+
+def resolve(definition: Definition, address: IPv4Address, settings: Settings) -> Mirror:
+    """A definition with nothing left open: what was not written comes from the settings and from the address."""
+    return Mirror(
+        name=definition.name,
+        sources=definition.sources,
+        remote=definition.remote,
+        host=definition.host or f"{definition.name}.{settings.domain}",
+        address=address,
+        mac=mac_of(address),
+        policy=definition.policy,
+        credentials=definition.credentials,
+        budget=settings.cache.budget if definition.budget is None else definition.budget,
+        fresh=definition.fresh,
+        probe=definition.probe,
+    )
+
+
+def assign(
+    definitions: Iterable[Definition],
+    leases: Mapping[str, IPv4Address],
+    network: NetworkSettings,
+    frozen: Collection[str] = (),
+) -> tuple[Mapping[str, IPv4Address], tuple[Problem, ...]]:
+    """The leases from now on, those of removed definitions included, and who gets no address or not the one it wants.
+
+    An address that is written wins over the lease of another, which then moves; but it takes neither the last place of
+    a mirror that runs nor the address of a frozen one.  Written addresses are distinct and in the range (select()
+    sees to it).  A definition that is not in the result has no address; one whose written address is refused keeps its
+    lease.  The order of `definitions` does not count.
+    """
+    by_name = {definition.name: definition for definition in sorted(definitions, key=lambda d: d.name)}
+    others = {name: address for name, address in leases.items() if name not in by_name}
+    held = _usable(by_name, leases, network)
+    hint = _hint(others.keys() - set(frozen), others, network)
+    written, problems = _written(by_name, held, others, frozen, network, hint)
+    refused = {problem.mirror for problem in problems}
+
+    settled = _settled(written, held)
+    taken = _taken(written, held, others)
+    moved = [name for name in held if name not in settled]
+    newcomers = [name for name in by_name if name not in held and name not in settled and name not in refused]
+    for name in moved + newcomers:
+        address = next(_free(name, taken, network), None)
+        if address is None:
+            reason = f"no address is left in {network.first}-{network.last}"
+            problems.append(Problem(by_name[name].file, "", reason, hint, name))
+        else:
+            settled[name] = address
+            taken.add(address)
+    kept = {name: address for name, address in others.items() if address not in settled.values()}
+    return dict(sorted((settled | kept).items())), tuple(sorted(problems))
+
+
+def _written(
+    by_name: Mapping[str, Definition],
+    held: Mapping[str, IPv4Address],
+    others: Mapping[str, IPv4Address],
+    frozen: Collection[str],
+    network: NetworkSettings,
+    hint: str,
+) -> tuple[dict[str, IPv4Address], list[Problem]]:
+    """The written addresses that can be had, by name, and why others cannot."""
+    untouchable = {others[name]: name for name in frozen if name in others}
+    written: dict[str, IPv4Address] = {}
+    problems: list[Problem] = []
+    for name, definition in by_name.items():
+        if definition.address in untouchable:
+            reason = f"{definition.address} is the address of mirror {untouchable[definition.address]}"
+            why = "that mirror is left as it is, because its definition is in doubt"
+            problems.append(Problem(definition.file, "address", reason, why, name))
+        elif definition.address:
+            written[name] = definition.address
+    # When too few are left for those that would have to move, the cause is a newcomer on the lease of another: all
+    # others bring an address for the one that they take.
+    while len(held.keys() - _settled(written, held).keys()) > _room(_taken(written, held, others), network):
+        name = max(n for n, address in written.items() if n not in held and address in held.values())
+        reason = f"{written.pop(name)} is leased to another mirror, and no other address is left for that one"
+        problems.append(Problem(by_name[name].file, "address", reason, hint, name))
+    return written, problems
+
+
+def _settled(written: Mapping[str, IPv4Address], held: Mapping[str, IPv4Address]) -> dict[str, IPv4Address]:
+    """Who has its address without a choice: it is written, or leased and wanted by nobody else."""
+    wanted = set(written.values())
+    return {**written, **{n: address for n, address in held.items() if n not in written and address not in wanted}}
+
+
+def _taken(
+    written: Mapping[str, IPv4Address], held: Mapping[str, IPv4Address], others: Mapping[str, IPv4Address]
+) -> set[IPv4Address]:
+    return {*_settled(written, held).values(), *others.values()}
+
+
+def _room(taken: Collection[IPv4Address], network: NetworkSettings) -> int:
+    return _count(network) - sum(_in_range(address, network) for address in taken)
+
+
+def _hint(gone: Collection[str], others: Mapping[str, IPv4Address], network: NetworkSettings) -> str:
+    """What would make room: the leases of mirrors that were removed."""
+    useful = sorted(name for name in gone if _in_range(others[name], network))
+    if useful:
+        return f"removed mirrors keep their addresses until: mirror-agent purge {' '.join(useful)}"
+    return "widen [network] range in the settings"
+
+
+def _usable(
+    names: Collection[str], leases: Mapping[str, IPv4Address], network: NetworkSettings
+) -> dict[str, IPv4Address]:
+    """The leases that can still be kept: in the range, and (the file may have been edited) nobody else's."""
+    result: dict[str, IPv4Address] = {}
+    for name in sorted(names):
+        if name in leases and _in_range(leases[name], network) and leases[name] not in result.values():
+            result[name] = leases[name]
+    return result
+
+
+def _in_range(address: IPv4Address, network: NetworkSettings) -> bool:
+    return network.first <= address <= network.last
+
+
+def _count(network: NetworkSettings) -> int:
+    return int(network.last) - int(network.first) + 1
+
+
+def _free(name: str, taken: Collection[IPv4Address], network: NetworkSettings) -> Iterator[IPv4Address]:
+    """The free addresses, from a place on that follows from the name: the same one on a host that lost its leases."""
+    count = _count(network)
+    start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
+    for step in range(min(count, len(taken) + 1)):
+        address = network.first + (start + step) % count
+        if address not in taken:
+            yield address

@@ -1,0 +1,243 @@
+"""One definition file: what may be in it, and whether the file itself may be trusted."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+
+from mirror_agent.config import values
+from mirror_agent.config.toml import LARGEST_FILE, Table, parse
+from mirror_agent.config.values import Mistake, plain, safe, shown, text
+from mirror_agent.model import Candidate, Definition, Policy, Problem, Settings
+
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
+SUFFIX = ".toml"
+
+# What editors, packages and people leave behind or put beside: no mistakes, no definitions.
+_LEFTOVER = re.compile(
+    r"\..*|.*~|#.*#|README.*|.*\.(?:rpm(?:new|save|orig)|dpkg-\w+|ucf-\w+|sw[a-z]|bak|orig|old|tmp)", re.DOTALL
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a definition is read with."""
+
+    name: str
+    settings: Settings
+
+
+def _as_list(value: object) -> object:
+    """One source is written without brackets.  Docker Hub, written so, also has the name that old recipes use."""
+    if value == values.DOCKER_HUB:
+        return [values.DOCKER_HUB, values.DOCKER_REGISTRY]
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, str):
+        raise Mistake(f"is {values.kind(value)}, must be text in quotes, or a list of it")
+    return [value]
+
+
+class UpstreamTable(Table):
+    """[upstream]: how the cache talks to the registry that it mirrors."""
+
+    credentials: Annotated[Path | None, text(values.credentials)] = Field(
+        default=None, examples=['"/etc/mirror-agent/quay.credentials"']
+    )
+    insecure: bool = Field(default=False, examples=["true"])
+
+
+class CacheTable(Table):
+    """[cache]: how much is kept, and how long a tag is believed."""
+
+    budget: Annotated[int | None, text(values.size)] = Field(default=None, examples=['"100GiB"'])
+    fresh: Annotated[int, text(values.fresh)] = Field(default=60, examples=['"60s"'])
+
+
+class DefinitionTable(Table):
+    """A definition file.  The order counts: a key is checked against those before it."""
+
+    upstream: UpstreamTable = UpstreamTable()
+    cache: CacheTable = CacheTable()
+    policy: Annotated[Policy, text(values.policy)] = Field(default=Policy.NEVER, examples=[f'"{Policy.NEVER}"'])
+    probe: Annotated[str | None, text(values.probe)] = Field(default=None, examples=['"podman/hello:latest"'])
+    host: Annotated[str | None, text(values.host_name)] = Field(default=None, examples=['"quay.mirror.lan"'])
+    address: Annotated[IPv4Address | None, text(values.address)] = Field(default=None, examples=['"10.0.0.4"'])
+    source: Annotated[list[Annotated[str, text(values.source)]], BeforeValidator(_as_list)] = Field(
+        examples=['"quay.io"']
+    )
+    remote: str | None = Field(default=None, examples=['"https://quay.io"'], validate_default=True)
+
+    @field_validator("host")
+    @classmethod
+    def _qualify(cls, host: str, info: ValidationInfo) -> str:
+        """A name without a dot is one of the settings' domain."""
+        return host if "." in host else values.host_name(f"{host}.{_context(info).settings.domain}")
+
+    @field_validator("address")
+    @classmethod
+    def _in_range(cls, address: IPv4Address, info: ValidationInfo) -> IPv4Address:
+        network = _context(info).settings.network
+        if address == network.gateway:
+            raise Mistake(f"{address} is the gateway's")
+        if address in (network.subnet.network_address, network.subnet.broadcast_address):
+            raise Mistake(f"{address} is no host's address in {network.subnet}")
+        if not network.first <= address <= network.last:
+            raise Mistake(f"{address} is outside the range {network.first}-{network.last} of the settings")
+        return address
+
+    @field_validator("source")
+    @classmethod
+    def _sources(cls, sources: list[str], info: ValidationInfo) -> list[str]:
+        if not sources:
+            raise Mistake("is an empty list")
+        if len(set(sources)) < len(sources):
+            raise Mistake(f"{shown(Counter(sources).most_common(1)[0][0])} is written twice")
+        for source in sources:
+            if "host" in info.data and _host_of(source) == _own_host(info):
+                raise Mistake(f"{shown(source)} is the mirror itself", "the source is what clients write today")
+        return sources
+
+    @field_validator("remote", mode="plain")
+    @classmethod
+    def _remote(cls, value: object, info: ValidationInfo) -> str | None:
+        if value is not None:  # TOML has no null: it is the default
+            return _checked(values.remote(plain(value)), info)
+        if "source" not in info.data:
+            return None
+        try:
+            return _checked(_default_remote(info.data["source"]), info)
+        except Mistake as mistake:
+            raise Mistake(mistake.reason, mistake.hint, mistake.key or "source") from None
+
+
+def _default_remote(sources: list[str]) -> str:
+    registries = list(dict.fromkeys(values.registry_of(source) for source in sources))
+    if len(registries) > 1:
+        raise Mistake(
+            f"{shown(registries[0])} and {shown(registries[1])} are two registries, one mirror serves one",
+            "one file for each; or, where both are names of one registry, say which with remote",
+        )
+    return values.remote(f"https://{registries[0]}")
+
+
+def _checked(remote: str, info: ValidationInfo) -> str:
+    """A remote against what else was written, and against the mirrors' own names and addresses."""
+    scheme, _, rest = remote.partition("://")
+    upstream: UpstreamTable | None = info.data.get("upstream")
+    if upstream and scheme == "http" and not upstream.insecure:
+        raise Mistake(f"{shown(remote)} is not https", "if that is meant: [upstream] insecure = true")
+    if upstream and scheme == "https" and upstream.insecure:
+        raise Mistake(f"would do nothing: {shown(remote)} is https", "leave it out", "upstream.insecure")
+    host = rest.partition(":")[0]
+    if "host" in info.data and host == _own_host(info):
+        raise Mistake(f"{shown(remote)} is the mirror itself", "the remote is the registry to be mirrored")
+    network = _context(info).settings.network
+    if values.is_address(host) and network.first <= IPv4Address(host) <= network.last:
+        raise Mistake(f"{shown(remote)} has an address of the mirrors: {network.first}-{network.last}")
+    return remote
+
+
+def _context(info: ValidationInfo) -> Context:
+    assert isinstance(info.context, Context)  # noqa: S101 - pydantic hands through what parse_definition gave it
+    return info.context
+
+
+def _own_host(info: ValidationInfo) -> str:
+    context = _context(info)
+    host: str = info.data["host"] or f"{context.name}.{context.settings.domain}"
+    return host
+
+
+def _host_of(source: str) -> str:
+    return source.partition("/")[0].partition(":")[0]
+
+
+# --- the file --------------------------------------------------------------------------------------------------
+
+
+def is_leftover(path: str) -> bool:
+    """Is this what an editor or a package manager leaves in a folder?  Not worth a word."""
+    return _LEFTOVER.fullmatch(PurePosixPath(path).name) is not None
+
+
+def name_of(path: str) -> str | None:
+    """The mirror's name that a path says, or None where it is no plain NAME.toml."""
+    stem = PurePosixPath(path).name.removesuffix(SUFFIX)
+    return stem if NAME.fullmatch(stem) and path.endswith(SUFFIX) else None
+
+
+def parse_definition(
+    candidate: Candidate, settings: Settings, owner: int | None = 0
+) -> tuple[Definition | None, tuple[Problem, ...]]:
+    """A file as a definition, or None and every mistake in it.
+
+    `owner` is the uid that, beside root, may own the file; None: neither owner nor mode is looked at (`check` in a
+    checkout of git, which keeps neither).
+    """
+    file = safe(candidate.path)
+    name = name_of(candidate.path)
+    if name is None:
+        return None, (_bad_name(file, candidate.path),)
+    facts = tuple(Problem(file, "", reason, hint, name) for reason, hint in _facts(candidate, owner))
+    if facts and not candidate.content:
+        return None, facts
+    table, problems = parse(DefinitionTable, file, candidate.content, Context(name, settings), name)
+    if facts or table is None:
+        return None, tuple(sorted({*facts, *problems}))
+    assert table.remote is not None  # noqa: S101 - only without a valid source
+    return _definition(name, file, table, table.remote), ()
+
+
+def _bad_name(file: str, path: str) -> Problem:
+    if not path.endswith(SUFFIX):
+        return Problem(file, "", f"is not read: its name does not end in {SUFFIX}", "rename it, or move it elsewhere")
+    return Problem(
+        file,
+        "",
+        "its name is no mirror's name",
+        f"NAME{SUFFIX}, with a NAME of up to 32 lower-case letters, digits and hyphens",
+    )
+
+
+def _facts(candidate: Candidate, owner: int | None) -> Iterator[tuple[str, str]]:
+    """What is wrong with the file itself, as (reason, hint)."""
+    if candidate.kind == "link":
+        yield "is a link, and links are not followed", "put the file itself here (a link to /dev/null masks a name)"
+    elif candidate.kind != "regular":
+        yield "is not a regular file", ""
+    if candidate.kind != "regular":
+        return
+    if candidate.size > LARGEST_FILE:
+        yield f"is larger than {LARGEST_FILE // 2**10} KiB", "a definition has a dozen lines"
+    if owner is None:
+        return
+    if candidate.owner not in (0, owner):
+        yield f"is owned by uid {candidate.owner}, not by root", f"chown root: {safe(candidate.path)}"
+    if candidate.mode & 0o022:
+        who = "group or others" if candidate.mode & 0o002 else "its group"
+        yield f"can be written by {who}", f"chmod go-w {safe(candidate.path)}"
+
+
+def _definition(name: str, file: str, table: DefinitionTable, remote: str) -> Definition:
+    return Definition(
+        name=name,
+        file=file,
+        sources=tuple(table.source),
+        remote=remote,
+        host=table.host,
+        address=table.address,
+        policy=table.policy,
+        insecure=table.upstream.insecure,
+        credentials=table.upstream.credentials,
+        budget=table.cache.budget,
+        fresh=table.cache.fresh,
+        probe=table.probe or values.PROBES.get(remote),
+    )

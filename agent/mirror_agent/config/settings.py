@@ -1,0 +1,174 @@
+"""agent.toml: what may be in it."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from mirror_agent.config import values
+from mirror_agent.config.toml import Table, parse
+from mirror_agent.config.values import Mistake, shown, text
+from mirror_agent.model import (
+    CacheSettings,
+    CertificateSettings,
+    ImageSettings,
+    NetworkSettings,
+    Paths,
+    Problem,
+    PublishSettings,
+    Settings,
+)
+
+_CACHE = CacheSettings()
+_IMAGES = ImageSettings()
+_CERTIFICATES = CertificateSettings()
+
+
+class NetworkTable(Table):
+    """[network]: the LAN that the mirrors live on.  The order counts: a key is checked against those before it."""
+
+    parent: Annotated[str, text(values.interface)] = Field(examples=['"eth1"'])
+    subnet: Annotated[IPv4Network, text(values.subnet)] = Field(examples=['"10.0.0.0/24"'])
+    gateway: Annotated[IPv4Address, text(values.address)] = Field(examples=['"10.0.0.1"'])
+    range: Annotated[tuple[IPv4Address, IPv4Address], text(values.address_range)] = Field(
+        examples=['"10.0.0.4-10.0.0.60"']
+    )
+    dns: list[Annotated[IPv4Address, text(values.address)]] = Field(default=[], examples=['["10.0.0.1"]'])
+
+    @field_validator("gateway")
+    @classmethod
+    def _gateway(cls, gateway: IPv4Address, info: ValidationInfo) -> IPv4Address:
+        _check_host(gateway, info.data.get("subnet"))
+        return gateway
+
+    @field_validator("range")
+    @classmethod
+    def _range(cls, ends: tuple[IPv4Address, IPv4Address], info: ValidationInfo) -> tuple[IPv4Address, IPv4Address]:
+        for end in ends:
+            _check_host(end, info.data.get("subnet"))
+        gateway: IPv4Address | None = info.data.get("gateway")
+        if gateway and ends[0] <= gateway <= ends[1]:
+            raise Mistake(f"the gateway {gateway} lies in it", "addresses that nobody else on the LAN gets")
+        return ends
+
+    @field_validator("dns")
+    @classmethod
+    def _dns(cls, servers: list[IPv4Address], info: ValidationInfo) -> list[IPv4Address]:
+        first, last = info.data.get("range", (None, None))
+        for server in servers:
+            if server.is_loopback or server.is_multicast or server.is_unspecified:
+                raise Mistake(f"{server} is no name server that a pod can reach")
+            if first and first <= server <= last:
+                raise Mistake(f"{server} lies in the range of the mirrors {first}-{last}")
+        return servers
+
+
+class CacheTable(Table):
+    """[cache]: where cached images live and how much of the disk they may take."""
+
+    path: Annotated[Path, text(values.folder)] = Field(default=_CACHE.path, examples=['"/srv/mirror-agent"'])
+    budget: Annotated[int, text(values.size)] = Field(default=_CACHE.budget, examples=['"100GiB"'])
+    free: Annotated[int, text(values.size)] = Field(default=_CACHE.free, examples=['"10GiB"'])
+
+    @field_validator("path")
+    @classmethod
+    def _path(cls, path: Path) -> Path:
+        return _outside_state(path, but=_CACHE.path)
+
+
+class ImagesTable(Table):
+    """[images]: what runs in a pod."""
+
+    edge: Annotated[str, text(values.image)] = Field(default=_IMAGES.edge, examples=[f'"{_IMAGES.edge}"'])
+    registry: Annotated[str, text(values.image)] = Field(default=_IMAGES.registry, examples=[f'"{_IMAGES.registry}"'])
+
+
+class CertificatesTable(Table):
+    """[certificates]: life times of the agent's own CA and of what it issues."""
+
+    ca_days: Annotated[int, values.days(30, 7_300)] = Field(default=_CERTIFICATES.ca_days, examples=["3650"])
+    leaf_days: Annotated[int, values.days(1, 825)] = Field(default=_CERTIFICATES.leaf_days, examples=["90"])
+
+    @field_validator("leaf_days")
+    @classmethod
+    def _shorter(cls, days: int, info: ValidationInfo) -> int:
+        # A leaf never outlives its CA, and the CA must be there long enough to be rolled over.
+        if days * 2 > info.data.get("ca_days", days * 2):
+            raise Mistake(f"{days} is more than half of ca_days", "a CA must live at least twice as long")
+        return days
+
+
+class FolderTable(Table):
+    """[publish.folder]: a folder that readers fetch the publication from."""
+
+    path: Annotated[Path, text(values.folder)] = Field(examples=['"/srv/www/mirrors"'])
+
+    @field_validator("path")
+    @classmethod
+    def _path(cls, path: Path) -> Path:
+        return _outside_state(path)
+
+
+class PublishTable(Table):
+    """[publish]: where the publication goes."""
+
+    folder: FolderTable | None = None
+
+
+class SettingsTable(Table):
+    """agent.toml.  The order counts: a key is checked against those before it."""
+
+    domain: Annotated[str, text(values.domain)] = Field(examples=['"mirror.lan"'])
+    network: NetworkTable
+    cache: CacheTable = CacheTable()
+    images: ImagesTable = ImagesTable()
+    certificates: CertificatesTable = CertificatesTable()
+    publish: PublishTable = PublishTable()
+
+    @field_validator("publish")
+    @classmethod
+    def _apart(cls, publish: PublishTable, info: ValidationInfo) -> PublishTable:
+        # What is published is world-readable, what is cached is not: one cannot lie in the other.
+        cache: CacheTable | None = info.data.get("cache")
+        folder = publish.folder
+        if cache and folder and (folder.path.is_relative_to(cache.path) or cache.path.is_relative_to(folder.path)):
+            raise Mistake(f"{folder.path} and the cache {cache.path} lie in one another", "", "publish.folder.path")
+        return publish
+
+
+def parse_settings(file: str, content: bytes) -> tuple[Settings | None, tuple[Problem, ...]]:
+    """agent.toml as settings with every default filled in, or None and every mistake in it."""
+    table, problems = parse(SettingsTable, values.safe(file), content, None)
+    if table is None:
+        return None, problems
+    lan = table.network
+    return Settings(
+        domain=table.domain,
+        network=NetworkSettings(lan.parent, lan.subnet, lan.gateway, *lan.range, dns=tuple(lan.dns)),
+        cache=CacheSettings(table.cache.path, table.cache.budget, table.cache.free),
+        images=ImageSettings(table.images.edge, table.images.registry),
+        certificates=CertificateSettings(table.certificates.ca_days, table.certificates.leaf_days),
+        publish=PublishSettings(table.publish.folder.path if table.publish.folder else None),
+    ), ()
+
+
+def _check_host(address: IPv4Address, subnet: IPv4Network | None) -> None:
+    """Refuse what is no host's address in the subnet.  Raises Mistake."""
+    if subnet is None:
+        return
+    if address not in subnet:
+        raise Mistake(f"{address} is outside the subnet {subnet}")
+    if address in (subnet.network_address, subnet.broadcast_address):
+        raise Mistake(f"{address} is no host's address in {subnet}")
+
+
+def _outside_state(path: Path, but: Path | None = None) -> Path:
+    """Refuse a folder in or around the agent's state.  Raises Mistake."""
+    state = Path(Paths().state)
+    inside = path.is_relative_to(state) and not (but and path.is_relative_to(but))
+    if inside or state.is_relative_to(path):
+        raise Mistake(f"{shown(str(path))} holds the agent's own state", 'a folder of its own, as "/srv/mirror-agent"')
+    return path

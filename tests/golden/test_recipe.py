@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 import tomllib
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from mirror_agent.addresses import assign, resolve
+from mirror_agent.config import parse_settings, select
 from mirror_agent.formats import FORMATS
-from mirror_agent.model import Mirror, Policy, Publication
+from mirror_agent.model import Candidate, Mirror, Publication
 
 HERE = Path(__file__).parent
 RECIPE = HERE / "recipe"
@@ -25,29 +26,15 @@ TRUST = (HERE / "ca.pem").read_text()
 
 
 def mirrors(case: Path) -> tuple[Mirror, ...]:
-    domain = tomllib.loads((case / "agent.toml").read_text())["domain"]
-    found = []
-    for file in sorted((case / "definitions").glob("*.toml")):
-        text = tomllib.loads(file.read_text())
-        sources = [text["source"]] if isinstance(text["source"], str) else text["source"]
-        if sources == ["docker.io"]:
-            sources += ["registry-1.docker.io"]
-        found.append(
-            Mirror(
-                name=file.stem,
-                sources=tuple(sources),
-                remote=text.get("remote", f"https://{sources[-1]}"),
-                host=text.get("host", f"{file.stem}.{domain}"),
-                address=IPv4Address(text["address"]),
-                mac="",
-                policy=Policy(text.get("policy", Policy.NEVER)),
-                credentials=None,
-                budget=0,
-                fresh=60,
-                probe=None,
-            )
-        )
-    return tuple(found)
+    """The whole way from the files that an admin drops."""
+    settings, problems = parse_settings("agent.toml", (case / "agent.toml").read_bytes())
+    assert settings, problems
+    files = sorted((case / "definitions").iterdir())
+    reading = select([Candidate(file.name, "regular", content=file.read_bytes()) for file in files], {}, settings)
+    leases, unplaced = assign(reading.definitions, {}, settings.network)
+    assert not reading.problems
+    assert not unplaced
+    return tuple(resolve(definition, leases[definition.name], settings) for definition in reading.definitions)
 
 
 def published(case: Path) -> dict[str, bytes]:

@@ -1,0 +1,189 @@
+"""What the box is built of. Each stage is cached by its ingredients (cache.py).
+
+    rootfs ─┬─ tools           Debian 13          the developers' venv over it
+            ├─ pki             the public web PKI of the box's internet: a CA, a certificate per name
+            ├─ distribution    the real registry
+            ├─ images ── stores    image layouts, and the upstreams' stores with them in
+            └─ guest, node     layers over rootfs: what makes it the cache host, the cluster node
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from . import guest, images
+from .cache import Stage, content
+from .report import BoxError
+from .sandbox import Sandbox, isolated, run
+from .topology import UPSTREAMS, internet
+
+HERE = Path(__file__).resolve().parent
+
+SUITE = "trixie"
+DISTRIBUTION = "v3.1.1"
+GO_FLOOR = (1, 25)  # what distribution's go.mod asks for
+
+_MASKED = (  # would wait for a network that is not theirs, or work on their own while a test measures
+    "systemd-networkd.service", "systemd-networkd.socket", "systemd-networkd-wait-online.service",
+    "console-getty.service", "getty@.service", "apt-daily.timer", "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer", "fstrim.timer", "man-db.timer", "systemd-pstore.service",
+    "systemd-modules-load.service",  # not in a container, and the kernel is not ours
+)  # fmt: skip
+_DISABLED = (
+    "nginx.service", "docker-registry.service", "netavark-dhcp-proxy.service",
+    "netavark-dhcp-proxy.socket", "netavark-firewalld-reload.service",
+)  # fmt: skip
+_FINISH = (  # each runs in the new root file system
+    ("apt-get", "clean"),
+    ("systemctl", "mask", *_MASKED),
+    ("systemctl", "disable", *_DISABLED),
+    # an empty persistent journal: a test can read what happened before a reboot
+    ("mkdir", "-p", "/var/log/journal"),
+    ("sh", "-c", ": > /etc/machine-id"),
+    ("python3", "-c", "import gi, pydbus, podman, cryptography.x509, pydantic, structlog, watchdog, systemd.journal"),
+)
+
+
+def packages() -> list[str]:
+    """The Debian packages in packages.txt."""
+    lines = (HERE / "packages.txt").read_text().splitlines()
+    return [name for line in lines if (name := line.partition("#")[0].strip())]
+
+
+def _make_rootfs(folder: Path) -> None:
+    command = ["debootstrap", "--variant=minbase", f"--include={','.join(packages())}", SUITE, str(folder)]
+    run([*isolated(), *command], name="debootstrap")
+    # Not an overlay: straight into the new folder.
+    finish = "\n".join(" ".join(f"'{word}'" for word in command) for command in _FINISH)
+    script = f"set -e\nmount -t proc proc '{folder}/proc'\nchroot '{folder}' sh -e <<'END'\n{finish}\nEND\n"
+    run([*isolated(), "sh", "-c", script], name="finishing the root file system")
+
+
+ROOTFS = Stage("rootfs", [SUITE, packages(), _FINISH], _make_rootfs)
+
+
+def _make_distribution(folder: Path) -> None:
+    module = f"github.com/distribution/distribution/v3/cmd/registry@{DISTRIBUTION}"
+    settings = {"CGO_ENABLED": "0", "GOBIN": str(folder), "GOFLAGS": "-trimpath -buildvcs=false"}
+    if _host_go() >= GO_FLOOR:
+        run([*isolated(), "go", "install", module], env={**os.environ, **settings}, name="go install")
+    else:
+        _go_from_debian(folder, settings, module)
+
+
+def _go_from_debian(folder: Path, settings: dict[str, str], module: str) -> None:
+    # Debian 13 has Go 1.24, which fetches the newer toolchain as a module by itself
+    script = f"apt-get -q update && apt-get -qy --no-install-recommends install golang-go && go install {module}"
+    settings = settings | {"GOTOOLCHAIN": "auto", "GOPATH": "/tmp/go", "GOCACHE": "/tmp/go-cache"}  # noqa: S108
+    Sandbox((ROOTFS.path,), writable=(folder,), environment=settings).run(["sh", "-c", script])
+
+
+def _host_go() -> tuple[int, ...]:
+    if not shutil.which("go"):
+        return (0,)
+    version = subprocess.run(["go", "env", "GOVERSION"], capture_output=True, text=True, check=False).stdout
+    return tuple(int(n) for n in re.findall(r"\d+", version)[:2]) or (0,)
+
+
+REGISTRY = Stage("distribution", DISTRIBUTION, _make_distribution, needs=(ROOTFS,))
+
+
+def _make_tools(folder: Path) -> None:
+    sandbox = Sandbox((ROOTFS.path,), upper=folder, readable=(HERE,))
+    script = "python3 -m venv --system-site-packages /opt/box-tools && exec /opt/box-tools/bin/pip install -r"
+    sandbox.run(["sh", "-c", f"{script} {HERE}/dev-requirements.txt"])
+    remove_workdir(folder)
+
+
+def _requirements() -> list[str]:
+    lines = (HERE / "dev-requirements.txt").read_text().splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
+TOOLS = Stage("tools", _requirements(), _make_tools, needs=(ROOTFS,))
+
+
+def _make_pki(folder: Path) -> None:
+    """A CA that plays the public web PKI, a certificate for each name, and the token service's signing key."""
+    folder = folder.resolve()
+    sandbox = Sandbox((ROOTFS.path,), writable=(folder,), network=False)
+    new = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 3650 -config /dev/stdin"
+    for name, subject, extensions in _certificates():
+        signed = "" if name in ("ca", "token") else "-CA ca.crt -CAkey ca.key"
+        config = f"[req]\nprompt=no\ndistinguished_name=dn\nx509_extensions=ext\n[dn]\nCN={subject}\n[ext]\n{extensions}"
+        script = f"{new} {signed} -keyout {name}.key -out {name}.crt <<'END'\n{config}\nEND"
+        sandbox.run(["sh", "-c", script], cwd=folder)
+
+
+def _certificates() -> list[tuple[str, str, str]]:
+    ca = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash"
+    leaf = "basicConstraints=critical,CA:FALSE\nextendedKeyUsage=serverAuth\nsubjectAltName=DNS:"
+    servers = [(name, name, leaf + name) for name in internet()]
+    return [("ca", "Test CA of the box's internet", ca), *servers, ("token", "token signing", "subjectKeyIdentifier=hash")]
+
+
+PKI = Stage("pki", _certificates(), _make_pki, needs=(ROOTFS,))
+
+
+def _source(*names: str) -> dict[str, str]:
+    return {name: (HERE / name).read_text() for name in names}
+
+
+def _make_images(folder: Path) -> None:
+    trust = folder / "ca-certificates.crt"
+    public = (ROOTFS.path / "etc/ssl/certs/ca-certificates.crt").read_text()
+    trust.write_text(public + (PKI.path / "ca.crt").read_text())
+    images.build(folder, ROOTFS.path, trust, REGISTRY.path / "registry")
+
+
+IMAGES = Stage("images", _source("images.py", "oci.py", "topology.py"), _make_images, needs=(ROOTFS, REGISTRY, PKI))
+
+
+def _make_stores(folder: Path) -> None:
+    for upstream in UPSTREAMS:
+        store, layouts = folder / upstream.name, IMAGES.path / upstream.name
+        store.mkdir()
+        sandbox = Sandbox(
+            (ROOTFS.path,), writable=(store,), readable=(HERE, IMAGES.path, REGISTRY.path), network=False,
+            environment={"PYTHONPATH": str(HERE.parent), "PYTHONDONTWRITEBYTECODE": "1"},
+        )  # fmt: skip
+        program = [f"python3 -m {HERE.name}.seed", f"{REGISTRY.path}/registry", str(store), str(layouts)]
+        described = sandbox.run(["sh", "-c", f"cd {HERE.parent} && exec {' '.join(program)}"], capture=True)
+        (folder / f"{upstream.name}.json").write_text(described)
+
+
+STORES = Stage("stores", _source("seed.py"), _make_stores, needs=(IMAGES,))
+
+
+def _make_guest(folder: Path) -> None:
+    guest.fill_cache_host(folder, HERE / "guest", PKI.path, STORES.path, REGISTRY.path)
+    Sandbox((ROOTFS.path,), upper=folder, network=False).run(["update-ca-certificates"])
+    remove_workdir(folder)
+
+
+def _make_node(folder: Path) -> None:
+    guest.fill_node(folder, PKI.path)
+    Sandbox((ROOTFS.path,), upper=folder, network=False).run(["update-ca-certificates"])
+    remove_workdir(folder)
+
+
+_GUEST_SOURCE = _source("guest.py", "topology.py")
+
+GUEST = Stage("guest", [content(HERE / "guest"), _GUEST_SOURCE], _make_guest, needs=(STORES,))
+NODE = Stage("node", _GUEST_SOURCE, _make_node, needs=(PKI,))
+
+ALL = (ROOTFS, REGISTRY, PKI, IMAGES, STORES, GUEST, NODE, TOOLS)
+FOR_RUN = (ROOTFS, TOOLS)  # all that `box run` needs
+
+
+def remove_workdir(upper: Path) -> None:
+    """Remove what overlayfs kept beside an upper folder, now that it becomes a lower one."""
+    work = upper.with_name(f"{upper.name}.work")
+    if work.exists():
+        shutil.rmtree(work)
+
+

@@ -10,6 +10,7 @@ The CA's folder holds ca.key and ca.crt, made once and never overwritten.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ _KEY, _CERTIFICATE = "tls.key", "tls.crt"
 _CA_KEY, _CA_CERTIFICATE = "ca.key", "ca.crt"
 _STAGE = ".new"  # where a CA is made before it is one
 _GENERATION = re.compile(r"g-[0-9a-f]{1,40}")
+# No such file, a file for a folder or the reverse, a link, a device or socket, a bad sector.
+_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EIO}
 
 
 # --- a mirror's certificate ----------------------------------------------------------------------------------
@@ -195,40 +198,48 @@ def _target(folder: int) -> str:
     """The generation that is current, "" when there is none."""
     try:
         target = os.readlink(_CURRENT, dir_fd=folder)
-    except OSError:
+    except OSError as error:
+        if error.errno not in _DAMAGE:
+            raise
         return ""
     return target if _GENERATION.fullmatch(target) else ""
 
 
 def _pair(folder: int, name: str) -> tuple[bytes, bytes]:
-    """Key and certificate of a generation; what cannot be read is empty."""
+    """Key and certificate of a generation; what is missing or damaged is empty.
+
+    What merely could not be read (permissions, no descriptor left) is an error: a good pair must not look damaged.
+    """
     if not name:
         return b"", b""
     try:
         with files.opened(PurePosixPath(name), inside=folder, follow=False) as inner:
             parts = [files.read_in(inner, PurePosixPath(file), LIMIT) for file in (_KEY, _CERTIFICATE)]
-    except PermissionError:
-        raise
-    except OSError:
+    except OSError as error:
+        if error.errno not in _DAMAGE:
+            raise
         return b"", b""
     return parts[0] or b"", parts[1] or b""
 
 
-def _good(folder: int, name: str) -> bool:
+def _good(folder: int, name: str) -> Certificate | None:
+    """What a generation's certificate says, None where its key does not belong to it."""
     key, certificate = _pair(folder, name)
     with suppress(ValueError):
-        return certificates.facts(certificate, key).key_matches
-    return False
-
-
-def _generations(folder: int) -> list[str]:
-    return sorted(name for name in os.listdir(folder) if _GENERATION.fullmatch(name))
+        found = certificates.facts(certificate, key)
+        return found if found.key_matches else None
+    return None
 
 
 def _previous(folder: int, but: str) -> str:
     """The good generation that was made last, `but` one; "" when there is none."""
-    good = [name for name in _generations(folder) if name != but and _good(folder, name)]
-    return max(good, key=lambda name: (certificates.facts(_pair(folder, name)[1], None).not_before, name), default="")
+    names = [name for name in _generations(folder) if name != but]
+    found = [(good.not_before, name) for name in names if (good := _good(folder, name))]
+    return max(found)[1] if found else ""
+
+
+def _generations(folder: int) -> list[str]:
+    return sorted(name for name in os.listdir(folder) if _GENERATION.fullmatch(name))
 
 
 def _prune(folder: int, keep: set[str]) -> None:

@@ -1,0 +1,425 @@
+"""Certificates: four verifiers accept what is issued, and nothing else; renewal over simulated years."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+from hypothesis import given
+from hypothesis import strategies as st
+from mirror_agent import certificates
+from mirror_agent.certificates import Pair
+from mirror_agent.model import Certificate, Mirror, Policy, Trouble
+
+NOW = datetime(2026, 11, 24, 7, 0, 0, 123456, tzinfo=UTC)
+HOST, ADDRESS = "quay.mirror.lan", IPv4Address("10.0.0.4")
+LAN = IPv4Network("10.0.0.0/24")
+MIRROR = Mirror(
+    name="quay",
+    sources=("quay.io",),
+    remote="https://quay.io",
+    host=HOST,
+    address=ADDRESS,
+    mac="02:00:0a:00:00:04",
+    policy=Policy.NEVER,
+    credentials=None,
+    budget=1,
+    fresh=60,
+    probe=None,
+)
+
+
+def authority(now: datetime = NOW, suffixes: tuple[str, ...] = ("mirror.lan",), days: int = 3650) -> Pair:
+    return certificates.make_authority(suffixes, (LAN,), "appliance", now, days)
+
+
+CA = authority()
+LEAF = certificates.issue(CA, HOST, ADDRESS, NOW, 90)
+
+
+def facts(pair: Pair) -> Certificate:
+    return certificates.facts(pair.certificate, pair.key)
+
+
+# --- verifiers -----------------------------------------------------------------------------------------------
+
+
+def openssl(folder: Path, ca: Pair, leaf: Pair, *names: str) -> subprocess.CompletedProcess[str]:
+    (folder / "ca.pem").write_bytes(ca.certificate)
+    (folder / "leaf.pem").write_bytes(leaf.certificate)
+    command = ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-no-CApath", "-no-CAstore"]
+    command += ["-attime", str(int(NOW.timestamp())), "-CAfile", str(folder / "ca.pem"), *names]
+    command += ["-untrusted", str(folder / "leaf.pem"), str(folder / "leaf.pem")]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def handshake(ca: Pair, leaf: Pair, name: str, folder: Path) -> None:
+    """A TLS handshake in memory, with Python's default (strict) client."""
+    (folder / "tls.pem").write_bytes(leaf.key + leaf.certificate)
+    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_side.load_cert_chain(folder / "tls.pem")
+    client_side = ssl.create_default_context(cadata=ca.certificate.decode())
+    client_side.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN  # as Python 3.13 has it
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_side.wrap_bio(to_client, to_server, server_hostname=name)
+    server = server_side.wrap_bio(to_server, to_client, server_side=True)
+    done: set[ssl.SSLObject] = set()
+    for _ in range(10):
+        for side in (client, server):
+            try:
+                side.do_handshake()
+                done.add(side)
+            except ssl.SSLWantReadError:
+                pass
+    assert done == {client, server}
+
+
+def pyca(ca: Pair, leaf: Pair, name: x509.GeneralName) -> None:
+    builder = PolicyBuilder().store(Store(x509.load_pem_x509_certificates(ca.certificate))).time(NOW)
+    assert isinstance(name, x509.DNSName | x509.IPAddress)
+    first, *others = x509.load_pem_x509_certificates(leaf.certificate)
+    builder.build_server_verifier(name).verify(first, others)
+
+
+@pytest.mark.parametrize("names", [("-verify_hostname", HOST), ("-verify_ip", str(ADDRESS))])
+def test_openssl_accepts_it_strictly(tmp_path: Path, names: tuple[str, str]) -> None:
+    result = openssl(tmp_path, CA, LEAF, *names)
+    assert result.returncode == 0, result.stderr
+
+
+def test_openssl_refuses_another_name(tmp_path: Path) -> None:
+    assert openssl(tmp_path, CA, LEAF, "-verify_hostname", "gcr.mirror.lan").returncode != 0
+
+
+@pytest.mark.parametrize("name", [HOST, str(ADDRESS)])
+def test_python_shakes_hands(tmp_path: Path, name: str) -> None:
+    ca = authority(datetime.now(UTC))
+    handshake(ca, certificates.issue(ca, HOST, ADDRESS, datetime.now(UTC), 90), name, tmp_path)
+
+
+def test_python_refuses_another_ca(tmp_path: Path) -> None:
+    ca = authority(datetime.now(UTC))
+    leaf = certificates.issue(ca, HOST, ADDRESS, datetime.now(UTC), 90)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        handshake(authority(datetime.now(UTC)), leaf, HOST, tmp_path)
+
+
+@pytest.mark.parametrize("name", [x509.DNSName(HOST), x509.IPAddress(ADDRESS)])
+def test_pyca_accepts_it(name: x509.GeneralName) -> None:
+    pyca(CA, LEAF, name)
+
+
+def test_a_host_too_long_for_a_common_name_is_accepted(tmp_path: Path) -> None:
+    host = f"{'a' * 60}.{'b' * 60}.mirror.lan"
+    leaf = certificates.issue(CA, host, ADDRESS, NOW, 90)
+    assert openssl(tmp_path, CA, leaf, "-verify_hostname", host).returncode == 0
+    pyca(CA, leaf, x509.DNSName(host))
+
+
+def test_the_constraints_hold_at_the_verifiers(tmp_path: Path) -> None:
+    """Somebody who steals the CA's key can still not pretend to be a bank."""
+    certificate, key = x509.load_pem_x509_certificate(CA.certificate), CA.key
+    stolen = load_key(key)
+    leaf_key = ec.generate_private_key(ec.SECP256R1())
+    forged = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "bank.example")]))
+        .issuer_name(certificate.subject)
+        .public_key(leaf_key.public_key())
+        .serial_number(1)
+        .not_valid_before(NOW - timedelta(hours=1))
+        .not_valid_after(NOW + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("bank.example")]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(stolen.public_key()), critical=False)
+        .sign(stolen, SHA256())
+    )
+    pair = Pair(LEAF.key, forged.public_bytes(Encoding.PEM))
+    result = openssl(tmp_path, CA, pair, "-verify_hostname", "bank.example")
+    assert "permitted subtree violation" in result.stderr
+    with pytest.raises(VerificationError):
+        pyca(CA, pair, x509.DNSName("bank.example"))
+
+
+def test_an_intermediate_is_sent_along(tmp_path: Path) -> None:
+    root, middle = own_ca()
+    leaf = certificates.issue(middle, HOST, ADDRESS, NOW, 90)
+    assert openssl(tmp_path, root, leaf, "-verify_hostname", HOST).returncode == 0
+    assert leaf.certificate.count(b"BEGIN CERTIFICATE") == 2
+    assert facts(leaf).issuer_key == facts(middle).subject_key != facts(root).subject_key
+    assert certificates.due(facts(leaf), MIRROR, facts(middle), NOW) == ""
+
+
+# --- the profile ---------------------------------------------------------------------------------------------
+
+
+def test_a_ca_is_what_the_profile_says() -> None:
+    ca = x509.load_pem_x509_certificate(CA.certificate)
+    basic = ca.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert basic.critical
+    assert basic.value == x509.BasicConstraints(ca=True, path_length=None)
+    limits = ca.extensions.get_extension_for_class(x509.NameConstraints)
+    assert limits.critical
+    assert limits.value.permitted_subtrees == [x509.DNSName("mirror.lan"), x509.IPAddress(LAN)]
+    assert ca.not_valid_before_utc == NOW.replace(microsecond=0) - timedelta(days=1)
+    assert ca.not_valid_after_utc == NOW.replace(microsecond=0) + timedelta(days=3650)
+    title = ca.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
+    assert title == f"mirror-agent CA on appliance ({facts(CA).subject_key[:8]})"
+
+
+def test_a_ca_of_a_host_with_a_long_name_can_be_made() -> None:
+    ca = certificates.make_authority(("mirror.lan",), (LAN,), "h" * 253, NOW, 10)
+    title = x509.load_pem_x509_certificate(ca.certificate).subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0]
+    assert len(title.value) == 64
+
+
+def test_a_ca_without_constraints_is_not_made() -> None:
+    with pytest.raises(ValueError, match="trusted for every name"):
+        certificates.make_authority((), (LAN,), "appliance", NOW, 10)
+
+
+def test_facts_are_what_was_issued() -> None:
+    assert facts(LEAF) == Certificate(
+        hosts=(HOST,),
+        addresses=(ADDRESS,),
+        serial=x509.load_pem_x509_certificate(LEAF.certificate).serial_number,
+        not_before=NOW.replace(microsecond=0) - timedelta(hours=1),
+        not_after=NOW.replace(microsecond=0) + timedelta(days=90),
+        issuer_key=facts(CA).subject_key,
+        key_matches=True,
+        subject_key=facts(LEAF).subject_key,
+    )
+    assert facts(CA).issuer_key == facts(CA).subject_key
+
+
+def test_each_leaf_has_its_own_key_and_serial() -> None:
+    other = certificates.issue(CA, HOST, ADDRESS, NOW, 90)
+    assert other.key != LEAF.key
+    assert facts(other).serial != facts(LEAF).serial
+
+
+@pytest.mark.parametrize("key", [None, b"", b"not a key", CA.key])
+def test_a_key_that_does_not_belong_is_seen(key: bytes | None) -> None:
+    assert not certificates.facts(LEAF.certificate, key).key_matches
+
+
+@pytest.mark.parametrize("text", [b"", b"not a certificate", LEAF.key, LEAF.certificate[:-200]])
+def test_what_is_no_certificate_is_an_error(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        certificates.facts(text, None)
+
+
+def test_a_key_does_not_show_in_a_repr() -> None:
+    assert "PRIVATE" not in repr(LEAF)
+    assert "PRIVATE" not in f"{LEAF}"
+
+
+# --- what may be issued --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "reason"),
+    [
+        ("quay.mirror.lan", "10.0.0.4", ""),
+        ("mirror.lan", "10.0.0.255", ""),
+        ("quay.Mirror.LAN", "10.0.0.4", ""),
+        ("quay.example.org", "10.0.0.4", ""),
+        ("quaymirror.lan", "10.0.0.4", "may not vouch for host"),
+        ("quay.io", "10.0.0.4", "may not vouch for host"),
+        ("quay.mirror.lan", "10.0.1.4", "may not vouch for address"),
+    ],
+)
+def test_names_outside_the_constraints_are_refused(tmp_path: Path, host: str, address: str, reason: str) -> None:
+    ca = authority(suffixes=("mirror.lan", ".Example.org."))
+    assert certificates.forbids(ca.certificate, host, IPv4Address(address)).startswith(reason)
+    if reason:
+        with pytest.raises(Trouble, match=reason):
+            certificates.issue(ca, host, IPv4Address(address), NOW, 90)
+    else:
+        leaf = certificates.issue(ca, host, IPv4Address(address), NOW, 90)
+        assert openssl(tmp_path, ca, leaf, "-verify_hostname", host).returncode == 0
+
+
+def test_what_an_own_ca_excludes_is_refused() -> None:
+    limits = x509.NameConstraints(None, [x509.DNSName("quay.mirror.lan"), x509.IPAddress(IPv4Network("10.0.0.8/29"))])
+    ca, _ = own_ca(limits)
+    assert "below quay.mirror.lan" in certificates.forbids(ca.certificate, HOST, ADDRESS)
+    assert "in 10.0.0.8/29" in certificates.forbids(ca.certificate, "gcr.mirror.lan", IPv4Address("10.0.0.9"))
+    assert certificates.forbids(ca.certificate, "gcr.mirror.lan", ADDRESS) == ""
+
+
+@pytest.mark.parametrize(
+    ("now", "days", "reason"),
+    [
+        (NOW - timedelta(days=1, hours=1), 90, "but the clock says"),
+        (datetime(1970, 1, 1, tzinfo=UTC), 90, "but the clock says"),
+        (NOW + timedelta(days=3560), 90, ""),
+        (NOW + timedelta(days=3560, seconds=1), 90, "ends at .* before a certificate"),
+        (NOW + timedelta(days=3651), 1, "ends at .* before a certificate"),
+        (NOW, 3651, "ends at .* before a certificate"),
+    ],
+)
+def test_a_wrong_clock_and_the_end_of_the_ca(now: datetime, days: int, reason: str) -> None:
+    if not reason:
+        certificates.issue(CA, HOST, ADDRESS, now, days)
+        return
+    with pytest.raises(Trouble, match=reason) as caught:
+        certificates.issue(CA, HOST, ADDRESS, now, days)
+    assert caught.value.hint
+
+
+def test_a_clock_before_the_last_certificate_is_refused() -> None:
+    ahead = facts(certificates.issue(CA, HOST, ADDRESS, NOW + timedelta(days=400), 90))
+    with pytest.raises(Trouble, match="before the last certificate was made"):
+        certificates.issue(CA, HOST, ADDRESS, NOW, 90, ahead)
+    certificates.issue(CA, HOST, ADDRESS, NOW - timedelta(minutes=30), 90, facts(LEAF))  # a small step back is fine
+
+
+def test_a_leaf_never_begins_before_its_ca() -> None:
+    early = NOW - timedelta(days=1) + timedelta(minutes=1)
+    leaf = facts(certificates.issue(CA, HOST, ADDRESS, early, 90))
+    assert leaf.not_before == facts(CA).not_before
+
+
+def test_a_ca_that_is_none_is_refused() -> None:
+    with pytest.raises(Trouble, match="may not sign"):
+        certificates.issue(LEAF, HOST, ADDRESS, NOW, 1)
+    with pytest.raises(Trouble, match="does not belong"):
+        certificates.issue(Pair(LEAF.key, CA.certificate), HOST, ADDRESS, NOW, 1)
+    with pytest.raises(Trouble, match="cannot be read"):
+        certificates.issue(Pair(b"", CA.certificate), HOST, ADDRESS, NOW, 1)
+    edwards = ed25519.Ed25519PrivateKey.generate()
+    with pytest.raises(Trouble, match="neither ECDSA nor RSA"):
+        certificates.issue(Pair(pem(edwards), CA.certificate), HOST, ADDRESS, NOW, 1)
+
+
+def test_a_bundle_has_each_certificate_once() -> None:
+    other = authority()
+    noisy = b"# the old one\r\n" + CA.certificate.replace(b"\n", b"\r\n") + b"\n\n" + other.certificate.rstrip()
+    bundle = certificates.trust_bundle(noisy, CA.certificate)
+    assert bundle == CA.certificate.decode() + other.certificate.decode()
+    with pytest.raises(ValueError, match=r".+"):
+        certificates.trust_bundle(CA.certificate, b"")
+
+
+# --- when it is due ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("certificate", "reason"),
+    [
+        (facts(LEAF), ""),
+        (None, "has no certificate"),
+        (replace(facts(LEAF), key_matches=False), "does not belong"),
+        (replace(facts(LEAF), issuer_key="00"), "another CA"),
+        (replace(facts(LEAF), hosts=("old.mirror.lan",)), "old.mirror.lan, 10.0.0.4, not for quay.mirror.lan"),
+        (replace(facts(LEAF), hosts=(HOST, "more.mirror.lan")), "more.mirror.lan"),
+        (replace(facts(LEAF), addresses=()), "not for"),
+        (replace(facts(LEAF), not_before=NOW + timedelta(seconds=1)), "not valid before"),
+        (replace(facts(LEAF), not_after=NOW), "expired"),
+        (replace(facts(LEAF), not_before=NOW - timedelta(days=300)), "ends at"),
+    ],
+)
+def test_why_a_certificate_is_due(certificate: Certificate | None, reason: str) -> None:
+    why = certificates.due(certificate, MIRROR, facts(CA), NOW)
+    assert reason in why
+    assert bool(why) == bool(reason)
+
+
+LOOK = timedelta(minutes=10)  # how often the loop looks at the clock
+
+
+def made(serial: int, now: datetime, days: int) -> Certificate:
+    """A certificate as `issue` makes it, without the cost of its key."""
+    start = now.replace(microsecond=0)
+    end = start + timedelta(days=days)
+    return replace(facts(LEAF), serial=serial, not_before=start - timedelta(hours=1), not_after=end)
+
+
+@given(
+    serials=st.lists(st.integers(1, 2**159), min_size=60, max_size=60),
+    days=st.integers(1, 397),
+    offset=st.timedeltas(timedelta(0), timedelta(days=1)),
+    fails=st.integers(0, 12),
+)
+def test_years_of_renewals(serials: list[int], days: int, offset: timedelta, fails: int) -> None:
+    """Looking every ten minutes, with some failed tries each time: never expired, never early, never twice."""
+    now = NOW + offset
+    certificate = made(serials[0], now, days)
+    for serial in serials[1:]:
+        life = certificate.not_after - certificate.not_before
+        ticks = (certificates.next_due(certificate) - now) // LOOK
+        assert certificates.due(certificate, MIRROR, facts(CA), now) == ""
+        assert certificates.due(certificate, MIRROR, facts(CA), now + ticks * LOOK) == ""
+        now += (ticks + 1) * LOOK
+        assert "ends at" in certificates.due(certificate, MIRROR, facts(CA), now)
+        assert life * 2 / 3 <= now - certificate.not_before <= life * (2 / 3 + 1 / 20) + LOOK
+        now += fails * LOOK
+        assert now < certificate.not_after
+        certificate = made(serial, now, days)
+
+
+@given(st.integers(1, 2**159))
+def test_jitter_is_the_same_at_every_look(serial: int) -> None:
+    certificate = made(serial, NOW, 90)
+    assert certificates.next_due(certificate) == certificates.next_due(replace(certificate))
+
+
+def test_mirrors_made_together_are_renewed_apart() -> None:
+    moments = {certificates.next_due(made(serial, NOW, 90)) for serial in range(1, 201)}
+    assert max(moments) - min(moments) > timedelta(days=4)  # of 4.5
+    assert len({moment.strftime("%j %H") for moment in moments}) > 50
+
+
+# --- somebody's own CA ---------------------------------------------------------------------------------------
+
+
+def load_key(key: bytes) -> ec.EllipticCurvePrivateKey:
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    loaded = load_pem_private_key(key, None)
+    assert isinstance(loaded, ec.EllipticCurvePrivateKey)
+    return loaded
+
+
+def pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def own_ca(limits: x509.NameConstraints | None = None) -> tuple[Pair, Pair]:
+    """An RSA root and an intermediate below it, as a company would have them."""
+    root_key = rsa.generate_private_key(65537, 3072)
+    middle_key = ec.generate_private_key(ec.SECP384R1())
+    root_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Example Root")])
+    middle_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Example Issuing CA")])
+    usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+    made = []
+    for name, key in ((root_name, root_key), (middle_name, middle_key)):
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(root_name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(NOW - timedelta(days=1))
+            .not_valid_after(NOW + timedelta(days=999))
+            .add_extension(x509.BasicConstraints(True, None), True)
+            .add_extension(usage, True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()), False)
+        )
+        if limits:
+            builder = builder.add_extension(limits, True)
+        made.append(Pair(pem(key), builder.sign(root_key, SHA256()).public_bytes(Encoding.PEM)))
+    return made[0], made[1]

@@ -89,26 +89,46 @@ class _Handler(FileSystemEventHandler):
     def dispatch(self, event: FileSystemEvent) -> None:
         """One event of any watch."""
         paths = {os.fsdecode(path) for path in (event.src_path, event.dest_path) if path}
-        stirred = paths & self._ways
-        if stirred and not isinstance(event, DirModifiedEvent):  # those tell of content, not of the folder itself
+        told = {path for path in paths if Path(path).parent in self._folders}
+        if not isinstance(event, DirModifiedEvent) and (stirred := paths & self._ways):
+            told |= stirred
             with contextlib.suppress(OSError):  # the loop looks at everything once a minute without us
-                self.lay()
-        for path in sorted(paths):
-            if path in self._ways or any(Path(path).parent == folder for folder in self._folders):
-                self._hint(path)
+                told |= self.lay(stirred)
+        for path in sorted(told):
+            self._hint(path)
 
-    def lay(self) -> None:
-        """Watch what should be watched now, and nothing else.  Raises OSError."""
+    def lay(self, stirred: Iterable[str] = ()) -> set[str]:
+        """Watch what should be watched now and nothing else; the folders that were not watched so far.
+
+        The watches of what stirred are laid anew in any case: a folder made again may have its old inode.
+        Raises OSError.
+        """
+        laid: set[str] = set()
         with self._lock:
-            wanted = {str(path) for folder in self._folders for path in _around(folder)}
-            for path in list(self._laid):
-                if path not in wanted or _identity(path) != self._laid[path][1]:
-                    self._observer.unschedule(self._laid.pop(path)[0])
-            for path in sorted(wanted - set(self._laid)):
-                identity = _identity(path)
-                if identity is not None:
-                    watch = self._observer.schedule(self, path, event_filter=_EVENTS)
-                    self._laid[path] = watch, identity
+            for path in stirred:
+                self._drop(path)
+            # again until it is quiet: a folder may come or go before its ancestor is watched
+            while (new := self._lay_once()) is not None:
+                laid |= new
+        return laid & {str(folder) for folder in self._folders}
+
+    def _lay_once(self) -> set[str] | None:
+        """Lay what is missing; None when nothing was."""
+        wanted = {str(path): _identity(path) for folder in self._folders for path in _around(folder)}
+        for path in list(self._laid):
+            if wanted.get(path) != self._laid[path][1]:
+                self._drop(path)
+        missing = {path: identity for path, identity in wanted.items() if identity and path not in self._laid}
+        laid = set()
+        for path, identity in sorted(missing.items()):
+            with contextlib.suppress(FileNotFoundError):  # gone since it was looked at
+                self._laid[path] = self._observer.schedule(self, path, event_filter=_EVENTS), identity
+                laid.add(path)
+        return laid if missing else None
+
+    def _drop(self, path: str) -> None:
+        if path in self._laid:
+            self._observer.unschedule(self._laid.pop(path)[0])
 
 
 def _around(folder: Path) -> tuple[Path, Path]:
@@ -116,7 +136,7 @@ def _around(folder: Path) -> tuple[Path, Path]:
     return folder, next(parent for parent in folder.parents if parent.is_dir())
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def _identity(path: Path) -> tuple[int, int] | None:
     try:
         facts = os.stat(path)
     except OSError:

@@ -18,6 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mirror_agent import certificates
 from mirror_agent.certificates import Pair
 from mirror_agent.model import Certificate, Mirror, Policy, Trouble

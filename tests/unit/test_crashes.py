@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from types import FrameType
 
 import pytest
+
 from mirror_agent import certificates
 from mirror_agent.certificates import Pair
 from mirror_agent.host import files, pairs
@@ -79,7 +80,7 @@ def every_interruption(
     folder: Path, prepare: Callable[[PurePosixPath], None], work: Callable[[PurePosixPath], object], how: str
 ) -> list[PurePosixPath]:
     """One folder for each call of `work`, as an interruption there left it."""
-    left = []
+    left: list[PurePosixPath] = []
     for at in range(1, 1000):
         place = PurePosixPath(folder / f"{at}")
         os.mkdir(place, 0o700)
@@ -237,7 +238,9 @@ def test_a_ca_is_never_half_and_never_replaced(tmp_path: Path, how: str) -> None
     results = set()
     for place in left:
         visible = {path.name for path in Path(place).glob("ca/ca.*")}
+        complete = pairs.load(place / "ca") if pairs.exists(place / "ca") else None
         pair = pairs.load_or_create(place / "ca", lambda: ANOTHER, ME)
+        assert complete in (None, pair)
         assert pair in (AUTHORITY, ANOTHER)
         results.add(pair)
         if visible:

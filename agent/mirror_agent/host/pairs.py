@@ -124,6 +124,19 @@ def load_or_create(authority: PurePosixPath, make: Callable[[], tuple[bytes, byt
     return load(authority)
 
 
+def exists(authority: PurePosixPath) -> bool:
+    """Tell whether there is a CA, whole or damaged.
+
+    An interrupted creation is none yet: `load_or_create` finishes it.
+    """
+    if files.folder(authority) is None:
+        return False
+    with _opened(authority, "read") as folder:
+        there = set(os.listdir(folder))
+    names = {_CA_KEY, _CA_CERTIFICATE}
+    return names <= there or (bool(names & there) and _STAGE not in there)
+
+
 def load(authority: PurePosixPath) -> Pair:
     """The CA's key and certificate, as they are.  Raises Trouble where one is missing or they do not match."""
     hint = "bring back both from a backup; for a new CA, which all readers must learn to trust, move the folder away"

@@ -81,6 +81,26 @@ class Paths:
         """Folder (0700) of the agent's own CA: ca.key, ca.crt."""
         return self.state / "ca"
 
+    @property
+    def leases(self) -> PurePosixPath:
+        """File of the addresses that mirrors keep."""
+        return self.state / "leases.json"
+
+    @property
+    def proofs(self) -> PurePosixPath:
+        """File of the last real pull through each mirror."""
+        return self.state / "proofs.json"
+
+    @property
+    def accepted(self) -> PurePosixPath:
+        """Folder of the last good text of each definition."""
+        return self.state / "accepted"
+
+    @property
+    def status(self) -> PurePosixPath:
+        """File in which the agent says how things are: what `mirror-agent status` reads."""
+        return self.run / "status.json"
+
     def mirror(self, name: str) -> PurePosixPath:
         """Folder of what one mirror's pod mounts read-only: edge/, registry/, auth/, tls/."""
         return self.state / "mirrors" / name
@@ -214,7 +234,7 @@ class File:
     """A file that should exist, byte for byte."""
 
     path: PurePosixPath
-    content: bytes
+    content: bytes = field(repr=False)  # may be a secret
     mode: int = 0o644
     owner: int = 0  # uid and gid
 
@@ -310,6 +330,11 @@ class ContainerState:
     hash: str = ""
     started: str = ""  # podman's own time stamp: another start is another value
     namespace: str = ""  # path of the network namespace
+
+    @property
+    def start(self) -> str:
+        """Identity of this start of the container."""
+        return f"{self.id} {self.started}"
 
 
 @dataclass(frozen=True, slots=True)

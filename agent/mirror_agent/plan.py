@@ -8,14 +8,35 @@ when it was proved.  The loop observes again after each round, so that every ste
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 
-from mirror_agent import certificates, pods
-from mirror_agent.formats import FORMATS
+from mirror_agent import certificates, formats, pods
+from mirror_agent.actions import (
+    ORDER,
+    Action,
+    AnnounceAddress,
+    ClaimAddress,
+    CreateAuthority,
+    DeleteFile,
+    IssueCertificate,
+    MakeFolder,
+    ProveMirror,
+    Publish,
+    PullImage,
+    ReloadEdge,
+    ReloadSystemd,
+    Remember,
+    RemoveNetwork,
+    RestartUnits,
+    StartUnits,
+    StopUnits,
+    WriteFile,
+    WriteUnits,
+)
 from mirror_agent.model import (
     Certificate,
     ContainerState,
@@ -32,6 +53,7 @@ from mirror_agent.model import (
     Publication,
     Role,
     Settings,
+    Trouble,
     UnitState,
 )
 
@@ -51,11 +73,12 @@ class Desired:
     leases: Mapping[str, IPv4Address]
     accepted: Mapping[str, bytes]  # by mirror: the text of the definition that is in force
     frozen: frozenset[str] = frozenset()  # mirrors that are left as they are, because their definition is in doubt
+    problems: tuple[Problem, ...] = ()  # of definitions that could not be rendered
 
 
 def compose(
     settings: Settings,
-    mirrors: Iterable[Mirror],
+    mirrors: Collection[Mirror],
     *,
     paths: Paths,
     templates: pods.Templates,
@@ -65,19 +88,29 @@ def compose(
     secrets: Mapping[str, File] | None = None,
     frozen: Iterable[str] = (),
 ) -> Desired:
-    """What should exist for these mirrors.  `podman` is (major, minor): it decides which quadlet keys may be used."""
-    network = pods.render_network(settings, templates, paths)
-    mirrors = tuple(sorted(mirrors, key=lambda mirror: mirror.name))
+    """What should exist for these mirrors.  `podman` is (major, minor): it decides which quadlet keys may be used.
+
+    Raises Trouble for settings that cannot be rendered; a mirror that cannot be is left as it is, with a problem.
+    """
+    network = pods.render_network(settings, templates, paths, podman)
+    rendered: dict[str, Pod] = {}
+    problems: list[Problem] = []
+    for mirror in mirrors:
+        try:
+            rendered[mirror.name] = pods.render_pod(mirror, settings, network, paths, templates, podman)
+        except Trouble as trouble:
+            problems.append(Problem(f"{mirror.name}.toml", trouble.where, trouble.reason, trouble.hint, mirror.name))
     return Desired(
         settings=settings,
         paths=paths,
         network=network,
-        mirrors=mirrors,
-        pods={mirror.name: pods.render_pod(mirror, settings, network, paths, templates, podman) for mirror in mirrors},
+        mirrors=tuple(sorted((m for m in mirrors if m.name in rendered), key=lambda mirror: mirror.name)),
+        pods=rendered,
         secrets=secrets or {},
         leases=leases,
         accepted=accepted or {},
-        frozen=frozenset(frozen),
+        frozen=frozenset(frozen) | {problem.mirror for problem in problems},
+        problems=tuple(problems),
     )
 
 
@@ -102,7 +135,7 @@ class Observed:
     accepted: Mapping[str, bytes] = field(default_factory=dict)
     proofs: Mapping[str, Proof] = field(default_factory=dict)
     cached: Mapping[str, str] = field(default_factory=dict)  # by mirror: an image that some client has pulled
-    published: Mapping[str, bytes] | None = None  # None: no folder is set, or it cannot be read now
+    published: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)  # by target, those that can be read
     claimed: frozenset[IPv4Address] = frozenset()  # probed by this agent and found free
     announced: frozenset[str] = frozenset()  # starts of pods whose address was announced
 
@@ -114,150 +147,6 @@ class Observed:
 # --- what to do ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
-    """One step.  `mirror` is "" for steps that serve all; a failed step holds back only its own mirror."""
-
-    mirror: str
-    why: str = field(compare=False)
-
-    @property
-    def subject(self) -> str:
-        """What a failure of this step holds back: the same kind of step for the same subject."""
-        return self.mirror
-
-
-@dataclass(frozen=True, slots=True)
-class CreateAuthority(Action):
-    """Make the agent's own CA."""
-
-
-@dataclass(frozen=True, slots=True)
-class PullImage(Action):
-    """Bring an image that pods need, before any unit needs it."""
-
-    image: str
-
-    @property
-    def subject(self) -> str:
-        """One image that cannot be had does not hold back another."""
-        return self.image
-
-
-@dataclass(frozen=True, slots=True)
-class Remember(Action):
-    """Keep what must survive a restart of the agent: leases and the definitions in force."""
-
-    leases: Mapping[str, IPv4Address]
-    accepted: Mapping[str, bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class MakeFolder(Action):
-    """Make a folder, or give it its mode and owner."""
-
-    folder: Folder
-
-
-@dataclass(frozen=True, slots=True)
-class WriteFile(Action):
-    """Write a configuration that running containers read later, on reload or restart."""
-
-    file: File
-
-
-@dataclass(frozen=True, slots=True)
-class IssueCertificate(Action):
-    """Issue a leaf from the agent's own CA and make it the current one."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimAddress(Action):
-    """Ask the LAN whether the address is free, before it is used."""
-
-    address: IPv4Address
-
-
-@dataclass(frozen=True, slots=True)
-class WriteUnits(Action):
-    """Write quadlet files of one mirror (or the network's), after podman's own check of them."""
-
-    files: tuple[File, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StopUnits(Action):
-    """Stop units whose file is to go."""
-
-    units: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteFile(Action):
-    """Delete a file of ours that should no longer exist."""
-
-    path: PurePosixPath
-
-
-@dataclass(frozen=True, slots=True)
-class ReloadSystemd(Action):
-    """One daemon-reload for all that was written or deleted."""
-
-    units: tuple[str, ...]  # for which: a second reload for the very same ones would be futile
-
-
-@dataclass(frozen=True, slots=True)
-class StartUnits(Action):
-    """Start units that do not run, and wait until the edge answers."""
-
-    units: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RestartUnits(Action):
-    """Restart units that run with something else than they should, and wait until the edge answers."""
-
-    units: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ReloadEdge(Action):
-    """Let the edge take a new configuration or certificate without dropping a connection; proved by its answer."""
-
-    unit: str
-    config: str
-    serial: int
-
-
-@dataclass(frozen=True, slots=True)
-class AnnounceAddress(Action):
-    """Gratuitous ARP from inside the pod, so that neighbours forget who had the address before."""
-
-    start: str  # identity of the pod's start
-
-
-@dataclass(frozen=True, slots=True)
-class ProveMirror(Action):
-    """Pull an image through the mirror's own name, TLS chain and address."""
-
-    image: str
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveNetwork(Action):
-    """Remove a podman network of ours that no pod uses any more."""
-
-    network: str
-
-
-@dataclass(frozen=True, slots=True)
-class Publish(Action):
-    """Carry the documents to the folder."""
-
-    documents: tuple[Document, ...]
-    changed: tuple[str, ...]  # names, for people
-
-
 def plan(desired: Desired, observed: Observed, now: datetime) -> tuple[Action, ...]:
     """The next steps, in the order in which they are to be done.  Empty: all is as it should be."""
     steps = [*_host(desired, observed)]
@@ -266,29 +155,7 @@ def plan(desired: Desired, observed: Observed, now: datetime) -> tuple[Action, .
     steps += _leftovers(desired, observed)
     steps += _reload(desired, observed, steps)
     steps += _publish(desired, observed)
-    return tuple(sorted(steps, key=lambda step: _ORDER.index(type(step))))
-
-
-_ORDER: tuple[type[Action], ...] = (
-    CreateAuthority,
-    Remember,
-    PullImage,
-    MakeFolder,
-    ClaimAddress,
-    IssueCertificate,
-    WriteFile,
-    StopUnits,
-    WriteUnits,
-    DeleteFile,
-    ReloadSystemd,
-    RestartUnits,
-    StartUnits,
-    ReloadEdge,
-    AnnounceAddress,
-    ProveMirror,
-    RemoveNetwork,
-    Publish,
-)
+    return tuple(sorted(steps, key=lambda step: ORDER.index(type(step))))
 
 
 def _host(desired: Desired, observed: Observed) -> Iterator[Action]:
@@ -344,7 +211,7 @@ def _must_claim(mirror: Mirror, pod: Pod, observed: Observed) -> bool:
     if mirror.address in observed.claimed:
         return False
     written = b"".join(observed.files[unit.path].content for unit in pod.units if unit.path in observed.files)
-    holds = f"\nIP={mirror.address}\n".encode() in written
+    holds = f"--ip={mirror.address}\n".encode() in written
     return not (holds and observed.container(mirror.name, None))
 
 
@@ -384,9 +251,8 @@ def _run(mirror: Mirror, pod: Pod, observed: Observed) -> Iterator[Action]:
         unit = pods.container_service(name, Role.EDGE)
         yield ReloadEdge(name, f"new {what}", unit, pod.edge_config, certificate.serial)
         return
-    start = f"{infra.id} {infra.started}"
-    if start not in observed.announced:
-        yield AnnounceAddress(name, "the pod was started", start)
+    if infra.start not in observed.announced:
+        yield AnnounceAddress(name, "the pod was started", infra.start)
     proof = observed.proofs.get(name)
     image = observed.cached.get(name) or mirror.probe
     if image and not (proof and proof.covers(mirror)):
@@ -448,20 +314,20 @@ def publication(desired: Desired, observed: Observed) -> Publication:
     return Publication(tuple(told), observed.trust)
 
 
-def documents(published: Publication) -> tuple[Document, ...]:
-    """All documents of a publication, in the order in which a target should write them."""
-    return tuple(document for render in FORMATS.values() for document in render(published))
+def documents(publication: Publication) -> tuple[Document, ...]:
+    """Every document of every format, in the order in which targets write them."""
+    return tuple(document for render in formats.FORMATS.values() for document in render(publication))
 
 
 def _publish(desired: Desired, observed: Observed) -> Iterator[Action]:
-    if desired.settings.publish.folder is None or observed.published is None or observed.authority is None:
+    if observed.authority is None:
         return
     wanted = documents(publication(desired, observed))
     by_name = {document.name: document.content for document in wanted}
-    if by_name != dict(observed.published):
-        names = by_name.keys() | observed.published.keys()
-        changed = tuple(sorted(n for n in names if by_name.get(n) != observed.published.get(n)))
-        yield Publish("", ", ".join(changed), wanted, changed)
+    for target, published in observed.published.items():
+        names = by_name.keys() | published.keys()
+        if changed := tuple(sorted(name for name in names if by_name.get(name) != published.get(name))):
+            yield Publish("", f"{target}: {', '.join(changed)}", target, wanted, changed)
 
 
 # --- names ---------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from mirror_agent.actions import Action, ProveMirror, Publish
 from mirror_agent.model import Mirror, Problem, Role
-from mirror_agent.plan import Action, Desired, Observed, ProveMirror, Publish, unit_services
+from mirror_agent.plan import Desired, Observed, unit_services
 
 VERSION = 1  # of the JSON form; a change that readers must know of raises it
 
@@ -95,7 +96,7 @@ def describe(
 ) -> Status:
     """How things are.  `steps` is what plan() would do next, `failures` the mirrors' last ones by name."""
     open_steps = tuple(steps)
-    rows = tuple(_mirror(mirror, desired, observed, open_steps, failures.get(mirror.name)) for mirror in desired.mirrors)
+    rows = tuple(_mirror(each, desired, observed, open_steps, failures.get(each.name)) for each in desired.mirrors)
     return Status(
         at=now.isoformat(timespec="seconds"),
         mirrors=rows,
@@ -119,7 +120,7 @@ def _mirror(
         address=str(mirror.address),
         policy=mirror.policy.value,
         state=_state(mirror, desired, observed, steps, failure),
-        published=proof is not None and observed.published is not None,
+        published=proof is not None and bool(observed.published),
         proved=proof.image if proof else "",
         not_after=certificate.not_after.isoformat() if certificate else "",
         reason=failure.reason if failure else "",
@@ -145,9 +146,10 @@ def _state(
 
 
 def _publication(desired: Desired, observed: Observed, steps: tuple[Action, ...]) -> str:
-    if desired.settings.publish.folder is None:
+    folder = desired.settings.publish.folder
+    if folder is None:
         return ""
-    if observed.published is None:
-        return "waits: the folder cannot be reached"
+    if not observed.published:
+        return f"waits: {folder} cannot be reached"
     waiting = [step for step in steps if isinstance(step, Publish)]
     return f"waits: {', '.join(waiting[0].changed)}" if waiting else "up to date"

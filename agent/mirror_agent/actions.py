@@ -1,0 +1,251 @@
+"""Floor 1: the steps that plan.py can ask for and apply.py can do, as values.
+
+`str(step)` is what it does, in words for people.  Two steps are equal when they would do the same thing: `why` does
+not count, so that a step that was done and is asked for again is recognised as futile.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from pathlib import PurePosixPath
+
+from mirror_agent.model import Document, File, Folder
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One step.  `mirror` is "" for steps that serve all; a failed step holds back only its own mirror."""
+
+    mirror: str
+    why: str = field(compare=False)
+
+    @property
+    def action(self) -> str:
+        """The kind of step, as the journal's ACTION= and machines have it: "claim-address"."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(self).__name__).lower()
+
+    @property
+    def subject(self) -> str:
+        """What a failure of this step holds back: the same kind of step for the same subject."""
+        return self.mirror
+
+
+@dataclass(frozen=True, slots=True)
+class CreateAuthority(Action):
+    """Make the agent's own CA."""
+
+    def __str__(self) -> str:
+        return "create the CA"
+
+
+@dataclass(frozen=True, slots=True)
+class PullImage(Action):
+    """Bring an image that pods need, before any unit needs it."""
+
+    image: str
+
+    @property
+    def subject(self) -> str:
+        """One image that cannot be had does not hold back another."""
+        return self.image
+
+    def __str__(self) -> str:
+        return f"pull image {self.image}"
+
+
+@dataclass(frozen=True, slots=True)
+class Remember(Action):
+    """Keep what must survive a restart of the agent: leases and the definitions in force."""
+
+    leases: Mapping[str, IPv4Address]
+    accepted: Mapping[str, bytes]
+
+    def __str__(self) -> str:
+        return "remember leases and definitions"
+
+
+@dataclass(frozen=True, slots=True)
+class MakeFolder(Action):
+    """Make a folder, or give it its mode and owner."""
+
+    folder: Folder
+
+    def __str__(self) -> str:
+        return f"make folder {self.folder.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class WriteFile(Action):
+    """Write a configuration that running containers read later, on reload or restart."""
+
+    file: File
+
+    def __str__(self) -> str:
+        return f"write {self.file.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class IssueCertificate(Action):
+    """Issue a leaf from the agent's own CA and make it the current one."""
+
+    def __str__(self) -> str:
+        return "issue certificate"
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimAddress(Action):
+    """Ask the LAN whether the address is free, before it is used."""
+
+    address: IPv4Address
+
+    def __str__(self) -> str:
+        return f"claim address {self.address}"
+
+
+@dataclass(frozen=True, slots=True)
+class WriteUnits(Action):
+    """Write quadlet files of one mirror (or the network's), after podman's own check of them."""
+
+    files: tuple[File, ...]
+
+    def __str__(self) -> str:
+        return f"write {', '.join(file.path.name for file in self.files)}"
+
+
+@dataclass(frozen=True, slots=True)
+class StopUnits(Action):
+    """Stop units whose file is to go."""
+
+    units: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"stop {_short(self.units)}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteFile(Action):
+    """Delete a file of ours that should no longer exist."""
+
+    path: PurePosixPath
+
+    def __str__(self) -> str:
+        return f"delete {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadSystemd(Action):
+    """One daemon-reload for all that was written or deleted."""
+
+    units: tuple[str, ...]  # for which: a second reload for the very same ones would be futile
+
+    def __str__(self) -> str:
+        return "reload systemd"
+
+
+@dataclass(frozen=True, slots=True)
+class StartUnits(Action):
+    """Start units that do not run, and wait until the edge answers."""
+
+    units: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"start {_short(self.units)}"
+
+
+@dataclass(frozen=True, slots=True)
+class RestartUnits(Action):
+    """Restart units that run with something else than they should, and wait until the edge answers."""
+
+    units: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"restart {_short(self.units)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadEdge(Action):
+    """Let the edge take a new configuration or certificate without dropping a connection; proved by its answer."""
+
+    unit: str
+    config: str
+    serial: int
+
+    def __str__(self) -> str:
+        return f"reload {_short((self.unit,))}"
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceAddress(Action):
+    """Gratuitous ARP from inside the pod, so that neighbours forget who had the address before."""
+
+    start: str  # identity of the pod's start
+
+    def __str__(self) -> str:
+        return "announce address"
+
+
+@dataclass(frozen=True, slots=True)
+class ProveMirror(Action):
+    """Pull an image through the mirror's own name, TLS chain and address."""
+
+    image: str
+
+    def __str__(self) -> str:
+        return f"prove by pulling {self.image}"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveNetwork(Action):
+    """Remove a podman network of ours that no pod uses any more."""
+
+    network: str
+
+    def __str__(self) -> str:
+        return f"remove network {self.network}"
+
+
+@dataclass(frozen=True, slots=True)
+class Publish(Action):
+    """Carry the documents to a target."""
+
+    target: str
+    documents: tuple[Document, ...]
+    changed: tuple[str, ...]  # names, for people
+
+    @property
+    def subject(self) -> str:
+        """One target that cannot be reached does not hold back another."""
+        return self.target
+
+    def __str__(self) -> str:
+        return f"publish to {self.target}: {', '.join(self.changed)}"
+
+
+# The order of the steps of one round.
+ORDER: tuple[type[Action], ...] = (
+    CreateAuthority,
+    Remember,
+    PullImage,
+    MakeFolder,
+    ClaimAddress,
+    IssueCertificate,
+    WriteFile,
+    StopUnits,
+    WriteUnits,
+    DeleteFile,
+    ReloadSystemd,
+    RestartUnits,
+    StartUnits,
+    ReloadEdge,
+    AnnounceAddress,
+    ProveMirror,
+    RemoveNetwork,
+    Publish,
+)
+
+
+def _short(units: Iterable[str]) -> str:
+    return ", ".join(unit.removesuffix(".service") for unit in units)

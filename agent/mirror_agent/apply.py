@@ -1,0 +1,304 @@
+"""Floor 4: the one place that acts.
+
+Steps come in the order of actions.py; steps of one kind that stand together are done together (one ARP round for all
+addresses, all jobs queued before any is waited for).  A step that fails takes the later steps of its mirror out of
+this round, and nobody else's.  Every step may be killed and repeated.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
+
+from mirror_agent import certificates, pods
+from mirror_agent.actions import (
+    Action,
+    AnnounceAddress,
+    ClaimAddress,
+    CreateAuthority,
+    DeleteFile,
+    IssueCertificate,
+    MakeFolder,
+    ProveMirror,
+    Publish,
+    PullImage,
+    ReloadEdge,
+    ReloadSystemd,
+    Remember,
+    RemoveNetwork,
+    RestartUnits,
+    StartUnits,
+    StopUnits,
+    WriteFile,
+    WriteUnits,
+)
+from mirror_agent.host import files, journal, network, pairs, pull, quadlet, state
+from mirror_agent.host.containers import Containers
+from mirror_agent.host.namespace import edge_state
+from mirror_agent.host.systemd import BusLost, Systemd
+from mirror_agent.model import Folder, Mirror, Proof, Role, Trouble
+from mirror_agent.plan import Desired, Observed
+from mirror_agent.targets import targets
+
+_log = journal.get()
+
+START_SECONDS = 90.0  # for a batch of units to start, stop or restart
+ANSWER_SECONDS = 15.0  # for an edge to answer after its unit is active, or has reloaded
+PULL_SECONDS = 1800.0  # for one image of a pod
+QUIET = (MakeFolder, WriteFile, Remember, ReloadSystemd)  # told at debug level only
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """What the steps are done with, and what was found out by doing them."""
+
+    systemd: Systemd
+    containers: Containers
+    alive: Callable[[], None]  # called often during long work: feeds the watchdog
+    claimed: set[IPv4Address]  # addresses that were probed and found free
+    announced: set[str]  # starts of pods that were announced
+
+
+type Failures = list[tuple[Action, Trouble]]
+
+
+def apply(steps: Sequence[Action], desired: Desired, observed: Observed, hands: Hands) -> Failures:
+    """Do the steps; what failed, and why.  Raises nothing but BusLost: then the agent is to start anew."""
+    failures: Failures = []
+    held: set[str] = set()
+    for kind, group in itertools.groupby(steps, key=type):
+        batch = [step for step in group if not step.mirror or step.mirror not in held]
+        for step in batch:
+            tell = _log.debug if isinstance(step, QUIET) else _log.info
+            tell(f"{step}: {step.why}" if step.why else str(step), **_fields(step, desired))
+        for step, trouble in _do(kind, batch, desired, observed, hands):
+            failures.append((step, trouble))
+            held.add(step.mirror)
+            _log.error(f"could not {step}: {trouble}", **_fields(step, desired))
+        hands.alive()
+    return failures
+
+
+def _do(kind: type[Action], batch: list[Action], desired: Desired, observed: Observed, hands: Hands) -> Failures:
+    """One kind of step, for all mirrors that need it now."""
+    if kind is ClaimAddress:
+        return _claim([step for step in batch if isinstance(step, ClaimAddress)], desired, hands)
+    if kind in (StartUnits, RestartUnits):
+        return _run([step for step in batch if isinstance(step, StartUnits | RestartUnits)], desired, hands)
+    failures: Failures = []
+    for step in batch:
+        try:
+            _one(step, desired, observed, hands)
+        except BusLost:
+            raise
+        except Trouble as trouble:
+            failures.append((step, trouble))
+        hands.alive()
+    return failures
+
+
+def _one(step: Action, desired: Desired, observed: Observed, hands: Hands) -> None:
+    """A step that stands alone."""
+    match step:
+        case CreateAuthority():
+            _create_authority(desired)
+        case Remember():
+            _remember(step, desired)
+        case PullImage():
+            hands.containers.pull_image(step.image, lambda text: _progress(step, text, hands), PULL_SECONDS)
+        case MakeFolder():
+            files.ensure_folder(step.folder)
+        case IssueCertificate():
+            _issue(_mirror(desired, step.mirror), desired, observed)
+        case WriteFile():
+            files.write(step.file)
+        case WriteUnits():
+            _write_units(step, desired)
+        case StopUnits():
+            _stop(step, hands)
+        case DeleteFile():
+            files.remove(step.path)
+        case ReloadSystemd():
+            hands.systemd.reload()
+        case ReloadEdge():
+            _reload_edge(step, desired, hands)
+        case AnnounceAddress():
+            _announce(step, desired, observed, hands)
+        case ProveMirror():
+            _prove(step, desired, observed)
+        case RemoveNetwork():
+            hands.containers.remove_network(step.network)
+        case Publish():
+            _publish(step, desired)
+        case _:
+            raise AssertionError(f"no hands for {step!r}")
+
+
+# --- single steps --------------------------------------------------------------------------------------------
+
+
+def _create_authority(desired: Desired) -> None:
+    settings, now = desired.settings, datetime.now(UTC)
+    suffixes = sorted({settings.domain, *(mirror.host for mirror in desired.mirrors)})
+    pairs.load_or_create(
+        desired.paths.authority,
+        lambda: certificates.make_authority(
+            [name for name in suffixes if name == settings.domain or not name.endswith("." + settings.domain)],
+            [settings.network.subnet],
+            socket.gethostname(),
+            now,
+            settings.certificates.ca_days,
+        ),
+    )
+
+
+def _issue(mirror: Mirror, desired: Desired, observed: Observed) -> None:
+    authority = pairs.load(desired.paths.authority)
+    pair = certificates.issue(
+        authority,
+        mirror.host,
+        mirror.address,
+        datetime.now(UTC),
+        desired.settings.certificates.leaf_days,
+        observed.certificates.get(mirror.name),
+    )
+    pairs.install(desired.paths.mirror(mirror.name) / "tls", pair.key, pair.certificate, pods.EDGE_ID)
+
+
+def _remember(step: Remember, desired: Desired) -> None:
+    paths = desired.paths
+    state.save_leases(paths.leases, step.leases)
+    for name, text in step.accepted.items():
+        state.save_accepted(paths.accepted, name, text)
+    for name in state.load_accepted(paths.accepted).keys() - step.accepted.keys():
+        state.drop_accepted(paths.accepted, name)
+
+
+def _write_units(step: WriteUnits, desired: Desired) -> None:
+    """Only what podman's own generator understands is written; then all files of the mirror are."""
+    pod = desired.pods.get(step.mirror)
+    complete = {unit.path.name: unit.content for unit in (*(pod.units if pod else ()), desired.network.unit)}
+    quadlet.check(complete)
+    files.ensure_folder(Folder(desired.paths.units))
+    for file in step.files:
+        files.write(file)
+
+
+def _stop(step: StopUnits, hands: Hands) -> None:
+    """A unit that ended as failed is forgotten by systemd too: its file can go then."""
+    results = hands.systemd.stop(step.units, START_SECONDS)
+    for unit, result in results.items():
+        if result != "done":
+            raise Trouble(unit, f"its stop ended with {result!r}", f"journalctl -u {unit}")
+        hands.systemd.reset_failed(unit)
+
+
+def _announce(step: AnnounceAddress, desired: Desired, observed: Observed, hands: Hands) -> None:
+    mirror, infra = _mirror(desired, step.mirror), observed.container(step.mirror, None)
+    if infra is not None:
+        network.announce(infra.namespace, mirror.address, mirror.mac)
+        hands.announced.add(step.start)
+
+
+def _reload_edge(step: ReloadEdge, desired: Desired, hands: Hands) -> None:
+    result = hands.systemd.reload_units([step.unit], START_SECONDS)[step.unit]
+    if result != "done":
+        raise Trouble(step.unit, f"its reload ended with {result!r}", f"journalctl -u {step.unit}")
+    if not _answers(step.mirror, desired, hands, step.serial):
+        raise Trouble(step.unit, "the edge did not take the new configuration or certificate", f"journalctl -u {step.unit}")
+
+
+def _prove(step: ProveMirror, desired: Desired, observed: Observed) -> None:
+    mirror, infra = _mirror(desired, step.mirror), observed.container(step.mirror, None)
+    if infra is None:
+        return  # it stopped meanwhile; the next look finds out
+    image = pull.pull(infra.namespace, mirror, observed.trust, step.image)
+    proof = Proof(mirror.host, mirror.address, mirror.remote, image, datetime.now(UTC))
+    state.save_proofs(desired.paths.proofs, {**state.load_proofs(desired.paths.proofs), mirror.name: proof})
+    _log.info(f"serving: pulled {image} through https://{mirror.host}", **_fields(step, desired))
+
+
+def _publish(step: Publish, desired: Desired) -> None:
+    for target in targets(desired.settings.publish):
+        if target.place == step.target:
+            target.publish(step.documents)
+
+
+# --- steps that are done together ----------------------------------------------------------------------------
+
+
+def _claim(batch: Sequence[ClaimAddress], desired: Desired, hands: Hands) -> Failures:
+    parent = desired.settings.network.parent
+    try:
+        network.check_parent(parent)
+        taken = network.arp_probes(parent, [step.address for step in batch])
+    except Trouble as trouble:
+        return [(step, trouble) for step in batch]
+    failures: Failures = []
+    for step in batch:
+        if mac := taken.get(step.address):
+            hint = f"another machine on {parent} uses it; free it there, or set another address in {step.mirror}.toml"
+            failures.append((step, Trouble(str(step.address), f"is taken by {mac}", hint)))
+        else:
+            hands.claimed.add(step.address)
+    return failures
+
+
+def _run(batch: Sequence[StartUnits | RestartUnits], desired: Desired, hands: Hands) -> Failures:
+    """All jobs at once (20 pods: 2.4 s instead of 8), then wait until each edge answers with what it should."""
+    call = hands.systemd.restart if isinstance(batch[0], RestartUnits) else hands.systemd.start
+    results = call([unit for step in batch for unit in step.units], START_SECONDS)
+    failures: Failures = []
+    for step in batch:
+        hands.alive()
+        bad = [unit for unit in step.units if results[unit] != "done"]
+        if bad:
+            how = ", ".join(f"{unit} ended with {results[unit]!r}" for unit in bad)
+            failures.append((step, Trouble(step.mirror, how, f"journalctl -u {bad[0]}")))
+        elif not _answers(step.mirror, desired, hands):
+            unit = pods.container_service(step.mirror, Role.EDGE)
+            failures.append((step, Trouble(unit, "it runs, but does not answer", f"journalctl -u {unit}")))
+    return failures
+
+
+def _answers(name: str, desired: Desired, hands: Hands, serial: int | None = None) -> bool:
+    """Wait until a mirror's edge answers with its configuration, and with this certificate if one is given."""
+    mirror, config = _mirror(desired, name), desired.pods[name].edge_config
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while time.monotonic() < deadline:
+        infra = next((c for c in hands.containers.states() if c.mirror == name and c.role is None), None)
+        try:
+            edge = edge_state(infra.namespace, mirror.address, mirror.host) if infra else None
+        except Trouble:  # the namespace went away between the two looks: a restart is not over yet
+            edge = None
+        if edge and edge.config == config and serial in (None, edge.serial):
+            return True
+        hands.alive()
+        time.sleep(0.1)
+    return False
+
+
+# --- words ---------------------------------------------------------------------------------------------------
+
+
+def _mirror(desired: Desired, name: str) -> Mirror:
+    return next(mirror for mirror in desired.mirrors if mirror.name == name)
+
+
+def _progress(step: PullImage, text: str, hands: Hands) -> None:
+    hands.alive()
+    _log.info(f"pulling {step.image}: {text}", action=step.action)
+
+
+def _fields(step: Action, desired: Desired) -> dict[str, str]:
+    """The journal's fields of a step: ACTION=, and of a mirror's also MIRROR= and UPSTREAM=."""
+    fields = {"action": step.action}
+    if step.mirror:
+        fields["mirror"] = step.mirror
+        fields["upstream"] = next((m.upstream for m in desired.mirrors if m.name == step.mirror), "")
+    return {key: value for key, value in fields.items() if value}

@@ -1,0 +1,283 @@
+"""Floor 5: look, plan, apply; again until there is nothing to do; then wait for a hint or a deadline.
+
+An event carries no facts, it only says that it is time to look again.  What could not be done is tried again with a
+growing delay, for its own subject only: one bad file, mirror or target never stops the others.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from mirror_agent import observe, plan, status, wish
+from mirror_agent.actions import Action, ProveMirror, RestartUnits, StartUnits
+from mirror_agent.apply import Failures, Hands, apply
+from mirror_agent.host import files, journal, notify
+from mirror_agent.host.containers import Containers
+from mirror_agent.host.systemd import BusLost, Systemd
+from mirror_agent.model import File, Mirror, Paths, Pod, Problem, Trouble
+from mirror_agent.sources import SOURCES, Watched
+
+_log = journal.get()
+
+QUIET_SECONDS = 0.5  # an editor or `cp *` makes many events: look when they are over
+QUIET_LIMIT_SECONDS = 5.0
+LOOK_SECONDS = 60.0  # a full look even without an event: NFS, overflowing queues, clocks
+UNPROVED_SECONDS = 5.0  # while a mirror waits for the first pull by any client
+UNSETTLED_SECONDS = 2.0  # while something starts
+ALIVE_SECONDS = 20.0  # the watchdog is fed at least this often while nothing happens
+ROUNDS = 30  # of look, plan, apply in one go; more would mean that two rules fight
+BACKOFF_SECONDS = (2, 5, 15, 30, 60, 120, 300)
+_RELOAD = "reload"  # the hint of SIGHUP
+
+type Key = tuple[str, str]  # kind of step, subject
+
+
+@dataclass(slots=True)
+class _Blocked:
+    """A kind of step that failed for a subject: not before `until`, unless what it is for has changed."""
+
+    count: int
+    until: datetime
+    cause: object  # what was desired when it failed
+    failure: status.Failure
+
+
+@dataclass(slots=True)
+class Memory:
+    """What the agent remembers between two looks.  Losing it costs a repeated attempt, never a mistake."""
+
+    blocked: dict[Key, _Blocked] = field(default_factory=dict)
+    good: dict[str, tuple[Mirror, Pod]] = field(default_factory=dict)  # as it last ran with all as it should be
+    rejected: dict[str, tuple[Pod, Mirror, Pod]] = field(default_factory=dict)  # (does not start, runs instead)
+
+    def may(self, step: Action, desired: plan.Desired, now: datetime) -> bool:
+        """Is this step not waiting for its next attempt?"""
+        blocked = self.blocked.get(_key(step))
+        return blocked is None or now >= blocked.until or blocked.cause != _cause(step, desired)
+
+    def failed(self, step: Action, reason: str, desired: plan.Desired, now: datetime) -> None:
+        """A step failed: wait longer each time."""
+        key, cause = _key(step), _cause(step, desired)
+        before = self.blocked.get(key)
+        count = before.count if before and before.cause == cause else 0
+        again = now + timedelta(seconds=BACKOFF_SECONDS[min(count, len(BACKOFF_SECONDS) - 1)])
+        self.blocked[key] = _Blocked(count + 1, again, cause, status.Failure(step.mirror, key[0], reason, again))
+        if isinstance(step, StartUnits | RestartUnits) and step.mirror in self.good:
+            bad = desired.pods[step.mirror]
+            if bad != self.good[step.mirror][1]:
+                self.rejected[step.mirror] = (bad, *self.good[step.mirror])
+
+    def settle(self, desired: plan.Desired, observed: plan.Observed, steps: Collection[Action]) -> None:
+        """Forget failures of steps that are no longer wanted; remember pods that run as they should."""
+        wanted = {_key(step) for step in steps}
+        self.blocked = {key: blocked for key, blocked in self.blocked.items() if key in wanted}
+        busy = {step.mirror for step in steps if not isinstance(step, ProveMirror)}
+        for mirror in desired.mirrors:
+            edge = observed.edges.get(mirror.name)
+            if edge and edge.config == desired.pods[mirror.name].edge_config and mirror.name not in busy:
+                self.good[mirror.name] = (mirror, desired.pods[mirror.name])
+
+    def fall_back(self, desired: plan.Desired) -> tuple[plan.Desired, tuple[Problem, ...]]:
+        """A mirror whose new definition does not start runs as it last did, until the definition changes again."""
+        mirrors, pods, problems = list(desired.mirrors), dict(desired.pods), []
+        for name, (bad, mirror, good) in list(self.rejected.items()):
+            if pods.get(name) != bad:
+                del self.rejected[name]
+                continue
+            pods[name] = good
+            mirrors = [mirror if m.name == name else m for m in mirrors]
+            problems.append(
+                Problem(f"{name}.toml", "", "the mirror does not start with it and runs as before",
+                        f"journalctl -u mirror-{name}-edge -u mirror-{name}-registry tells why", name)
+            )  # fmt: skip
+        return replace(desired, mirrors=tuple(mirrors), pods=pods), tuple(problems)
+
+    def failures(self) -> dict[str, status.Failure]:
+        """The last failure of each mirror, and of each subject that serves all of them."""
+        return {blocked.failure.mirror or key[1] or key[0]: blocked.failure for key, blocked in self.blocked.items()}
+
+
+def _key(step: Action) -> Key:
+    return step.action, step.subject
+
+
+def _cause(step: Action, desired: plan.Desired) -> object:
+    """What a failed step was for.  When it changes, the step is tried again at once."""
+    if not step.mirror:
+        return step
+    return desired.pods.get(step.mirror), next((m for m in desired.mirrors if m.name == step.mirror), None)
+
+
+class Agent:
+    """The daemon.  One thread looks, plans and applies; sources only put hints into the queue."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._hints: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._memory = Memory()
+        self._systemd = Systemd()
+        self._containers = Containers()
+        self._claimed: set[IPv4Address] = set()
+        self._announced: set[str] = set()
+        self._hands = Hands(self._systemd, self._containers, notify.watchdog, self._claimed, self._announced)
+        self._told: frozenset[Problem] = frozenset()
+        self._shown = ""
+        self._stopping = False
+
+    def run(self) -> None:
+        """Work until SIGTERM.  Raises BusLost, and Trouble where systemd or podman cannot be reached at all."""
+        signal.signal(signal.SIGTERM, self._signalled)
+        signal.signal(signal.SIGINT, self._signalled)
+        signal.signal(signal.SIGHUP, self._signalled)
+        folders = (*self._paths.definitions, self._paths.settings.parent, self._paths.settings.parent / "credentials")
+        watched = Watched(tuple(map(Path, folders)), self._systemd.on_change, self._containers.on_event)
+        stops = [start(watched, self._hints.put) for start in SOURCES.values()]
+        try:
+            notify.ready()
+            while not self._stopping:
+                self._wait(self._converge())
+        finally:
+            notify.stopping()
+            for stop in stops:
+                stop()
+            self._containers.close()
+
+    def _signalled(self, number: int, _frame: object) -> None:
+        if number == signal.SIGHUP:
+            self._hints.put(_RELOAD)
+            return
+        self._stopping = True
+        self._hints.put("stop")
+
+    def _wait(self, seconds: float) -> None:
+        """Until something hints, and it is quiet again; or for `seconds`."""
+        deadline = min([time.monotonic() + seconds, *self._attempts()])
+        hint = self._next(deadline)
+        limit = time.monotonic() + QUIET_LIMIT_SECONDS
+        while hint and not self._stopping:
+            if hint == _RELOAD:
+                notify.reloading()
+                self._memory.blocked.clear()
+                notify.ready()
+                return
+            hint = self._next(min(limit, time.monotonic() + QUIET_SECONDS))
+
+    def _next(self, deadline: float) -> str:
+        """The next hint, "" when there was none until `deadline` (monotonic)."""
+        while (left := deadline - time.monotonic()) > 0:
+            notify.watchdog()
+            try:
+                return self._hints.get(timeout=min(left, ALIVE_SECONDS))
+            except queue.Empty:
+                continue
+        return ""
+
+    def _attempts(self) -> list[float]:
+        """When failed steps are tried again (monotonic)."""
+        now = datetime.now(UTC)
+        waits = [(blocked.until - now).total_seconds() for blocked in self._memory.blocked.values()]
+        return [time.monotonic() + max(seconds, 0.1) for seconds in waits]
+
+    # --- one burst of work ---
+
+    def _converge(self) -> float:
+        """Look, plan, apply until nothing is left to do now.  Seconds until the next look, if nothing hints before."""
+        if self._systemd.lost.is_set():
+            raise BusLost
+        done: Sequence[Action] = ()
+        for _ in range(ROUNDS):
+            try:
+                desired, observed, problems = self._look()
+            except BusLost:
+                raise
+            except Trouble as trouble:
+                self._tell((Problem(trouble.where, "", trouble.reason, trouble.hint),))
+                notify.status(f"waits: {trouble}")
+                return UNSETTLED_SECONDS
+            self._tell(problems)
+            if desired is None or observed is None:
+                notify.status(f"everything stays as it is: {len(problems)} mistakes in {self._paths.settings}")
+                return LOOK_SECONDS
+            now = datetime.now(UTC)
+            steps = plan.plan(desired, observed, now)
+            self._memory.settle(desired, observed, steps)
+            for step in steps:
+                if step in done and self._memory.may(step, desired, now):
+                    self._note([(step, Trouble(str(step), "was done, but nothing changed by it"))], desired)
+            todo = [step for step in steps if self._memory.may(step, desired, now)]
+            shown = status.describe(desired, observed, steps, self._memory.failures(), problems, now)
+            self._show(shown)
+            if not todo:
+                return _patience(shown)
+            self._note(apply(todo, desired, observed, self._hands), desired)
+            done = todo
+        journal.get().error(f"not settled after {ROUNDS} rounds: {', '.join(map(str, done))}")
+        return LOOK_SECONDS
+
+    def _look(self) -> tuple[plan.Desired | None, plan.Observed | None, tuple[Problem, ...]]:
+        memory = wish.remembered(self._paths)
+        major, minor, _ = self._containers.version()
+        wanted = wish.read(self._paths, memory, (major, minor))
+        if wanted.desired is None:
+            return None, None, wanted.problems
+        desired, fallen = self._memory.fall_back(wanted.desired)
+        observed, unreachable = observe.look(
+            desired, memory, self._systemd, self._containers, self._claimed, self._announced
+        )
+        return desired, observed, (*wanted.problems, *fallen, *unreachable)
+
+    def _note(self, failures: Failures, desired: plan.Desired) -> None:
+        now = datetime.now(UTC)
+        for step, trouble in failures:
+            self._memory.failed(step, str(trouble), desired, now)
+
+    # --- what people see ---
+
+    def _tell(self, problems: Collection[Problem]) -> None:
+        """Each problem once, when it comes, and once when it is gone."""
+        current = frozenset(problems)
+        for problem in sorted(current - self._told):
+            journal.get().error(str(problem), mirror=problem.mirror, action="check")
+        for problem in sorted(self._told - current):
+            journal.get().info(f"solved: {problem.file}: {problem.reason}", mirror=problem.mirror, action="check")
+        self._told = current
+
+    def _show(self, shown: status.Status) -> None:
+        """The status file, when something in it changed, and the line of systemctl status."""
+        values = shown.as_json()
+        text = json.dumps({key: value for key, value in values.items() if key != "at"})
+        if text == self._shown:
+            return
+        self._shown = text
+        try:
+            files.write(File(self._paths.status, (json.dumps(values, indent=2) + "\n").encode()))
+        except Trouble as trouble:
+            journal.get().error(str(trouble), action="status")
+        notify.status(shown.line)
+
+
+def _patience(shown: status.Status) -> float:
+    """Seconds to the next look when nothing hints: short while something is on its way."""
+    states = {mirror.state for mirror in shown.mirrors}
+    if states & {status.State.STARTING, status.State.PREPARING}:
+        return UNSETTLED_SECONDS
+    return UNPROVED_SECONDS if status.State.UNPROVED in states else LOOK_SECONDS
+
+
+def main(paths: Paths) -> int:
+    """`mirror-agent run`.  Exit code 0 after SIGTERM, 1 when it must be started anew."""
+    journal.configure()
+    try:
+        Agent(paths).run()
+    except Trouble as trouble:
+        journal.get().critical(str(trouble), action="run")
+        return 1
+    return 0

@@ -1,0 +1,123 @@
+"""Floor 4: the host → values.  Reads, and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from ipaddress import IPv4Address
+from pathlib import PurePosixPath
+
+from mirror_agent import certificates
+from mirror_agent.host import files, namespace, pairs, pull, state
+from mirror_agent.host.containers import Containers
+from mirror_agent.host.systemd import Systemd
+from mirror_agent.model import (
+    Certificate,
+    EdgeState,
+    File,
+    Folder,
+    Mirror,
+    Paths,
+    Problem,
+    Trouble,
+)
+from mirror_agent.plan import Desired, Observed, service_of
+from mirror_agent.targets import targets
+from mirror_agent.wish import Remembered
+
+NETWORK_PREFIX = "mirror-agent-"
+
+
+def look(
+    desired: Desired,
+    memory: Remembered,
+    systemd: Systemd,
+    containers: Containers,
+    claimed: Collection[IPv4Address],
+    announced: Collection[str],
+) -> tuple[Observed, tuple[Problem, ...]]:
+    """Everything that plan() compares.  What concerns one mirror or one target alone and fails is left empty.
+
+    Raises Trouble where systemd or podman do not answer.
+    """
+    paths = desired.paths
+    seen = files_of(desired)
+    running = containers.states()
+    authority, trust = _authority(paths)
+    names = {service_of(path) for path in seen if path.parent == paths.units}
+    names |= {service_of(unit.path) for pod in desired.pods.values() for unit in pod.units}
+    images = {image for pod in desired.pods.values() for image in pod.images}
+    published, problems = _published(desired)
+    proofs = state.load_proofs(paths.proofs)
+    edges: dict[str, EdgeState] = {}
+    cached: dict[str, str] = {}
+    for mirror in desired.mirrors:
+        infra = next((c for c in running if c.mirror == mirror.name and c.role is None), None)
+        if infra and (edge := _edge(infra.namespace, mirror)):
+            edges[mirror.name] = edge
+        proof = proofs.get(mirror.name)
+        if mirror.name in edges and not (proof and proof.covers(mirror)):
+            cached[mirror.name] = pull.find_cached(desired.settings.cache.path / mirror.name / "registry") or ""
+    observed = Observed(
+        files=seen,
+        folders={folder.path: found for folder in _wanted(desired) if (found := files.folder(folder.path))},
+        units=systemd.units(sorted(names)),
+        containers=running,
+        edges=edges,
+        certificates=_certificates(desired),
+        authority=authority,
+        trust=trust,
+        images=frozenset(image for image in images if containers.has_image(image)),
+        networks=frozenset(containers.networks(NETWORK_PREFIX)),
+        leases=memory.leases,
+        accepted=memory.accepted,
+        proofs=proofs,
+        cached=cached,
+        published=published,
+        claimed=frozenset(claimed),
+        announced=frozenset(announced),
+    )
+    return observed, problems
+
+
+def files_of(desired: Desired) -> dict[PurePosixPath, File]:
+    """Units on disk, and the configurations of the mirrors that are desired."""
+    found = dict(files.tree(desired.paths.units))
+    for mirror in desired.mirrors:
+        for part in ("edge", "registry", "auth"):
+            found.update(files.tree(desired.paths.mirror(mirror.name) / part))
+    return found
+
+
+def _wanted(desired: Desired) -> Iterable[Folder]:
+    return (folder for pod in desired.pods.values() for folder in pod.folders)
+
+
+def _edge(netns: str, mirror: Mirror) -> EdgeState | None:
+    try:
+        return namespace.edge_state(netns, mirror.address, mirror.host)
+    except Trouble:  # the pod has just stopped: the next look sees it
+        return None
+
+
+def _authority(paths: Paths) -> tuple[Certificate | None, str]:
+    if not files.tree(paths.authority):
+        return None, ""
+    pair = pairs.load(paths.authority)
+    return certificates.facts(pair.certificate, pair.key), certificates.trust_bundle(pair.certificate)
+
+
+def _certificates(desired: Desired) -> dict[str, Certificate]:
+    found = {mirror.name: pairs.current(desired.paths.mirror(mirror.name) / "tls") for mirror in desired.mirrors}
+    return {name: certificate for name, certificate in found.items() if certificate}
+
+
+def _published(desired: Desired) -> tuple[Mapping[str, Mapping[str, bytes]], tuple[Problem, ...]]:
+    published: dict[str, Mapping[str, bytes]] = {}
+    problems: list[Problem] = []
+    for target in targets(desired.settings.publish):
+        try:
+            published[target.place] = dict(target.read())
+        except Trouble as trouble:
+            where = str(desired.paths.settings)
+            problems.append(Problem(where, "publish", f"{target.place}: {trouble.reason}", trouble.hint))
+    return published, tuple(problems)

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -69,9 +68,8 @@ def build(stages: Sequence[Stage]) -> None:
 
 
 def _make(stage: Stage) -> None:
-    # mkdtemp is private (0700); a root file system is not
-    staging = Path(tempfile.mkdtemp(prefix=f".making-{stage.name}-", dir=CACHE))
-    staging.chmod(0o755)
+    staging = CACHE / f".making-{stage.name}"  # ours alone: the build is locked
+    staging.mkdir()
     with step(f"building {stage.name}"):
         stage.make(staging)
     os.sync()  # whole on disk before it gets its name

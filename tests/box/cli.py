@@ -118,5 +118,3 @@ def _parser() -> argparse.ArgumentParser:
 
 def _command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("command", nargs="+", metavar="-- COMMAND")
-
-

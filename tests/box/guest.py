@@ -6,16 +6,17 @@ import json
 import shutil
 from pathlib import Path
 
-from .topology import (
-    CACHE_HOST, GATEWAY, INTERNET_DNS, LAN_PREFIX, NODE, PUBLISHER, READER, TOKEN_ADDRESS, TOKEN_HOST, TOKEN_ISSUER,
-    TOKEN_REALM, TOKEN_SERVICE, UPSTREAMS, WAN_INTERNET, WAN_ROUTER, Upstream, internet,
-)  # fmt: skip
+from . import topology as t
+from .topology import UPSTREAMS, Upstream
 
 STORES = "/srv/upstream"
 PKI = "/etc/box/pki"
 NODE_ROOT = "/var/lib/box/node"
 
-_RESOLV = f"nameserver {GATEWAY}\noptions timeout:2 attempts:2\n"
+_UNITS = (
+    "box-network", "box-gateway-dns", "box-internet-dns", "box-token", "box-node", "box-node-exec", "box-exec",
+)  # fmt: skip
+_RESOLV = f"nameserver {t.GATEWAY}\noptions timeout:2 attempts:2\n"
 _HOSTS = "127.0.0.1 localhost\n::1 localhost\n"
 # No cgroup controllers are delegated to the box, so podman must not set a limit on processes.
 _CONTAINERS = "[containers]\npids_limit = 0\n"
@@ -30,9 +31,9 @@ def fill_cache_host(folder: Path, static: Path, pki: Path, stores: Path, registr
     _text(folder / "etc/hosts", f"{_HOSTS}127.0.1.1 cache\n")
     _text(folder / "etc/resolv.conf", _RESOLV)
     _text(folder / "etc/containers/containers.conf.d/box.conf", _CONTAINERS)
-    _text(folder / "etc/netns/inet/resolv.conf", f"nameserver {INTERNET_DNS}\n")
+    _text(folder / "etc/netns/inet/resolv.conf", f"nameserver {t.INTERNET_DNS}\n")
     _text(folder / "etc/box/topology.env", _topology())
-    _text(folder / "etc/box/internet.hosts", "".join(f"{address} {name}\n" for name, address in internet().items()))
+    _text(folder / "etc/box/internet.hosts", "".join(f"{address} {name}\n" for name, address in t.internet().items()))
     _text(folder / "etc/box/token.json", json.dumps(_token_service(), indent=1))
     _text(folder / "etc/box/images.json", json.dumps(_images(stores), indent=1))
     (folder / NODE_ROOT.lstrip("/")).mkdir(parents=True)
@@ -43,8 +44,7 @@ def fill_cache_host(folder: Path, static: Path, pki: Path, stores: Path, registr
         _copy(file, folder / PKI.lstrip("/") / file.name, 0o600 if file.suffix == ".key" else 0o644)
     _copy(registry / "registry", folder / "usr/libexec/box/registry", 0o755)
     _trust(folder, pki)
-    wanted = ["box-exec", "box-network", "box-node", "box-node-exec", "box-gateway-dns", "box-internet-dns", "box-token"]
-    _enable(folder, *wanted, *(f"box-upstream@{u.name}" for u in UPSTREAMS))
+    _enable(folder, *_UNITS, *(f"box-upstream@{u.name}" for u in UPSTREAMS))
 
 
 def fill_node(folder: Path, pki: Path) -> None:
@@ -61,9 +61,9 @@ def fill_node(folder: Path, pki: Path) -> None:
 
 def _topology() -> str:
     facts = {
-        "GATEWAY": GATEWAY, "CACHE_HOST": CACHE_HOST, "NODE": NODE, "LAN_PREFIX": LAN_PREFIX,
-        "WAN_ROUTER": WAN_ROUTER, "WAN_INTERNET": WAN_INTERNET, "INTERNET_DNS": INTERNET_DNS,
-        "INTERNET": " ".join(f"{name}={address}" for name, address in internet().items()),
+        "GATEWAY": t.GATEWAY, "CACHE_HOST": t.CACHE_HOST, "NODE": t.NODE, "LAN_PREFIX": t.LAN_PREFIX,
+        "WAN_ROUTER": t.WAN_ROUTER, "WAN_INTERNET": t.WAN_INTERNET, "INTERNET_DNS": t.INTERNET_DNS,
+        "INTERNET": " ".join(f"{name}={address}" for name, address in t.internet().items()),
     }  # fmt: skip
     return "".join(f'{key}="{value}"\n' for key, value in facts.items())
 
@@ -81,19 +81,19 @@ def _registry(upstream: Upstream) -> str:
         },
     }
     if upstream.token_auth:
-        token = {"realm": TOKEN_REALM, "service": TOKEN_SERVICE, "issuer": TOKEN_ISSUER}
+        token = {"realm": t.TOKEN_REALM, "service": t.TOKEN_SERVICE, "issuer": t.TOKEN_ISSUER}
         config["auth"] = {"token": token | {"rootcertbundle": f"{PKI}/token.crt"}}
     return json.dumps(config, indent=1)  # JSON is YAML
 
 
 def _token_service() -> dict[str, object]:
     users = {
-        PUBLISHER[0]: {"password": PUBLISHER[1], "push": True, "private": True},
-        READER[0]: {"password": READER[1], "push": False, "private": True},
+        t.PUBLISHER[0]: {"password": t.PUBLISHER[1], "push": True, "private": True},
+        t.READER[0]: {"password": t.READER[1], "push": False, "private": True},
     }
     return {
-        "address": TOKEN_ADDRESS, "issuer": TOKEN_ISSUER, "service": TOKEN_SERVICE, "users": users,
-        "certificate": f"{PKI}/{TOKEN_HOST}.crt", "key": f"{PKI}/{TOKEN_HOST}.key",
+        "address": t.TOKEN_ADDRESS, "issuer": t.TOKEN_ISSUER, "service": t.TOKEN_SERVICE, "users": users,
+        "certificate": f"{PKI}/{t.TOKEN_HOST}.crt", "key": f"{PKI}/{t.TOKEN_HOST}.key",
         "signing_certificate": f"{PKI}/token.crt", "signing_key": f"{PKI}/token.key",
     }  # fmt: skip
 

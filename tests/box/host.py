@@ -6,16 +6,15 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import cache, oci, stages
+from . import cache, stages
 from .machine import Machine, environment
 from .report import BoxError, say, step
-from .sandbox import Sandbox, need
+from .sandbox import HINT, Sandbox, need
 from .topology import PUBLISHER, upstream
 
 REPO = stages.HERE.parent.parent
@@ -112,10 +111,10 @@ class Box:
 
         Raises subprocess.TimeoutExpired, and with `check` AssertionError with all that the command said.
         """
-        stdin = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}
-        done: subprocess.CompletedProcess[str] = subprocess.run(
-            self.command(where, argv), env=environment(), capture_output=True, text=True, timeout=timeout, **stdin
-        )  # type: ignore[call-overload]
+        done = subprocess.run(
+            self.command(where, argv), env=environment(), capture_output=True, text=True, check=False, timeout=timeout,
+            input=input or "",
+        )  # fmt: skip
         if check and done.returncode:
             shown = " ".join(str(word) for word in argv)
             raise AssertionError(f"{where}: {shown}\nexit code {done.returncode}\n{done.stdout}{done.stderr}")
@@ -164,20 +163,15 @@ class Box:
 
         Pushed from within the internet, so it works while the link is cut, and no router counts it.
         """
-        target = upstream(upstream_name)
-        with tempfile.TemporaryDirectory(dir=self._exchange(), prefix="push-") as folder:
-            described = oci.noise_image(Path(folder), layer_sizes, f"{upstream_name}/{image}/{seed}")
-            login = [f"--dest-creds={':'.join(PUBLISHER)}"] if target.token_auth else []
-            source = f"oci:/{Path(folder).relative_to(self.machine.state / 'cache/containers')}"
-            self.inet("skopeo", "copy", "--quiet", *login, f"oci:/var/lib/containers{source.removeprefix('oci:')}",
-                      f"docker://{target.host}/{image}", timeout=600)  # fmt: skip
-        return described
+        from . import oci  # here, since its imports would double the time of `box exec`
 
-    def _exchange(self) -> Path:
-        """A folder that this machine and the cache host both see, on a plain file system."""
-        folder = self.machine.state / "cache/containers/box-exchange"
-        folder.mkdir(exist_ok=True)
-        return folder
+        target = upstream(upstream_name)
+        login = [f"--dest-creds={':'.join(PUBLISHER)}"] if target.token_auth else []
+        with self.machine.shared_folder() as (outside, inside):
+            described = oci.noise_image(outside, layer_sizes, f"{upstream_name}/{image}/{seed}")
+            copy = ["skopeo", "copy", "--quiet", *login, f"oci:{inside}", f"docker://{target.host}/{image}"]
+            self.inet(*copy, timeout=600)
+        return described
 
     def node_configure(self, published: str | Path) -> None:
         """Install a publication folder of the cache host on the node, as an admin would."""
@@ -219,7 +213,7 @@ def _build(wanted: Sequence[cache.Stage]) -> None:
 def _install(machine: Machine) -> None:
     """The project's own `make install`, into the cache host."""
     if not shutil.which("make"):
-        raise BoxError("make: not found", hint="tests/box/host-packages installs what the box needs")
+        raise BoxError("make: not found", hint=HINT)
     probe = subprocess.run(["make", "-C", REPO, "--dry-run", "install"], capture_output=True, text=True, check=False)
     if probe.returncode:
         say(f"the project is NOT in the box: no `make install` yet ({probe.stderr.strip().splitlines()[-1]})")

@@ -7,7 +7,7 @@ users, paths, entrypoint, stop signal, and the programs themselves (nginx, distr
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from . import oci
@@ -16,7 +16,7 @@ from .topology import UPSTREAMS, Upstream
 
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
-_PASSWD = "root:x:0:0:root:/root:/bin/sh\n{0}:x:{1}:{1}:{0}:/nonexistent:/bin/false\nnobody:x:65534:65534::/:/bin/false\n"
+_PASSWD = "root:x:0:0:root:/root:/bin/sh\n{0}:x:{1}:{1}:{0}:/nonexistent:/bin/false\nnobody:x:65534:65534::/:\n"
 _GROUP = "root:x:0:\n{0}:x:{1}:\nnogroup:x:65534:\n"
 _TOOLS = ("sh", "cat", "printf", "wget", "ls", "kill", "sleep", "id", "env", "ps", "test", "find", "nslookup")
 
@@ -69,7 +69,7 @@ def _probe(folder: Path, upstream: Upstream) -> None:
 def _demo(folder: Path, seed: str) -> None:
     """Three layers, about 6 MB in all, other bytes for every seed."""
     layout = oci.Layout(folder)
-    sizes = [size + random.Random(seed).randrange(100_000) for size in (4_000_000, 1_500_000, 300_000)]  # noqa: S311
+    sizes = [size + random.Random(seed).randrange(100_000) for size in (4_000_000, 1_500_000, 300_000)]
     layers = [layout.noise(size, f"{seed}/{number}") for number, size in enumerate(sizes)]
     layout.finish(layout.index([layout.manifest(layers, {"Labels": {"app": seed}})]))
 
@@ -108,23 +108,23 @@ def _registry(folder: Path, rootfs: Path, trust: Path, registry: Path) -> None:
         "Entrypoint": ["/entrypoint.sh"],
         "Cmd": ["/etc/distribution/config.yml"],
         "Volumes": {"/var/lib/registry": {}},
-        "Env": ["OTEL_TRACES_EXPORTER=none"],
         "ExposedPorts": {"5000/tcp": {}},
     }
-    _image(folder, entries, config)
+    _image(folder, entries, config, ["OTEL_TRACES_EXPORTER=none"])
 
 
-def _image(folder: Path, entries: list[oci.Entry], config: dict[str, object]) -> None:
+def _image(
+    folder: Path, entries: list[oci.Entry], config: Mapping[str, object], environment: Iterable[str] = ()
+) -> None:
     path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    environment = [path, *config.pop("Env", [])]  # type: ignore[misc]
     layout = oci.Layout(folder)
-    layout.finish(layout.index([layout.manifest([layout.layer(entries)], {"Env": environment, **config})]))
+    layout.finish(layout.index([layout.manifest([layout.layer(entries)], {"Env": [path, *environment], **config})]))
 
 
 def _base(rootfs: Path, trust: Path, user: str, uid: int) -> Iterable[oci.Entry]:
     """What both images have of a distribution: folders, users, a shell, and the public CAs."""
     yield from (oci.Entry(path) for path in ("/bin", "/etc", "/etc/ssl", "/etc/ssl/certs", "/run", "/var/lib"))
-    yield oci.Entry("/tmp", mode=0o1777)  # noqa: S108
+    yield oci.Entry("/tmp", mode=0o1777)
     yield oci.Entry("/bin/busybox", rootfs / "usr/bin/busybox")
     yield from (oci.Entry(f"/bin/{tool}", link="busybox") for tool in _TOOLS)
     yield oci.Entry("/etc/passwd", text=_PASSWD.format(user, uid), mode=0o644)

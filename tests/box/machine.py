@@ -11,15 +11,15 @@ import shutil
 import signal
 import subprocess
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import cache, stages
 from .report import BoxError
-from .sandbox import SYSTEM_PATH
+from .sandbox import SYSTEM_PATH, isolated
 
+_CGROUP = "mirror-agent-box"
 _NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd")
 _LAYERS = {"ROOTFS": stages.ROOTFS, "GUEST": stages.GUEST, "NODE": stages.NODE}
 _EXEC = "system.slice/box-exec.service"
@@ -41,7 +41,7 @@ class Machine:
     def __init__(self, name: str) -> None:
         self.name = name
         self.state = cache.CACHE / "boxes" / name
-        self.cgroup = _cgroup_root() / "mirror-agent-box" / name
+        self.cgroup = _cgroup_root() / _CGROUP / name
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -67,7 +67,8 @@ class Machine:
             etc = self.state / host / "upper" / "etc"
             etc.mkdir()
             # Without an id systemd would take this for a first boot and enable everything.
-            (etc / "machine-id").write_text(f"{uuid.uuid4().hex}\n")
+            (etc / "machine-id").write_text(f"{os.urandom(16).hex()}\n")
+        (self.state / "exchange").mkdir()
         # what this box is made of, for a later `start`, when the tree may have changed
         for layer, stage in _LAYERS.items():
             (self.state / layer).symlink_to(stage.path)
@@ -106,7 +107,7 @@ class Machine:
         )
         command = f"set -e\n{mount}\nexport ROOT={cache_host}/root\n{script}"
         done = subprocess.run(
-            ["unshare", "--mount", "sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, text=True
+            [*isolated(), "sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise BoxError("installing the project into the box failed", f"{done.stdout}{done.stderr}".strip())
@@ -114,7 +115,7 @@ class Machine:
     def reboot(self) -> None:
         """`systemctl reboot`; returns when it is up again."""
         before = self._boot_id()
-        self.run(self.enter("systemctl", "reboot"))
+        self.run(self.enter("systemctl", "reboot"), check=False)  # it may not live to tell
         self._wait(lambda: self._boot_id() not in ("", before), 60, "did not come back from a reboot")
         self._wait_until_up(self.running)
 
@@ -128,11 +129,18 @@ class Machine:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
         self._wait(lambda: not self.running(), 30, "still has processes after SIGKILL")
-        for folder in sorted(self.cgroup.rglob("*"), reverse=True):
-            if folder.is_dir():
+        self._remove_traces()
+
+    def _remove_traces(self) -> None:
+        """Remove what is left of a dead box: empty cgroups (of a v1 hierarchy too), nspawn's folder for mounts."""
+        for cgroup in {self.cgroup, *Path("/sys/fs/cgroup").glob(f"*/{_CGROUP}/{self.name}")}:
+            for folder in sorted((f for f in cgroup.rglob("*") if f.is_dir()), reverse=True):
                 folder.rmdir()
-        if self.cgroup.exists():
-            self.cgroup.rmdir()
+            for folder in (cgroup, cgroup.parent):
+                with suppress(OSError):  # absent, or other boxes are in it
+                    folder.rmdir()
+        with suppress(FileNotFoundError):
+            Path(f"/run/systemd/nspawn/propagate/box-{self.name}").rmdir()
 
     def forget(self) -> None:
         """Drop the state of a box that does not run."""
@@ -205,9 +213,22 @@ class Machine:
         procs = str(self._payload() / unit / "cgroup.procs")
         return ["/bin/sh", "-c", join, procs, nsenter, f"--target={target}", *_NAMESPACES, "--", *argv]
 
+    @contextmanager
+    def shared_folder(self) -> Iterator[tuple[Path, str]]:
+        """A folder that is there for this machine and for the cache host, by its two names; removed afterwards."""
+        name = f"{os.getpid()}-{time.monotonic_ns()}"
+        outside = self.state / "exchange" / name
+        outside.mkdir()
+        try:
+            yield outside, f"/var/lib/box/exchange/{name}"
+        finally:
+            shutil.rmtree(outside)
+
     def run(self, argv: list[str], check: bool = True) -> str:
         """Output of a command line from `enter`."""
-        done = subprocess.run(argv, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        done = subprocess.run(
+            argv, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
         if check and done.returncode:
             raise BoxError(f"{argv[-1]} failed in box {self.name}", (done.stderr or done.stdout).strip())
         return done.stdout.strip()

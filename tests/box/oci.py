@@ -55,7 +55,7 @@ class Layout:
         temporary = self.blobs / "temporary"
         with temporary.open("wb") as file:
             compressed = _Hashing(file)
-            with gzip.GzipFile("", "wb", level, compressed, mtime=0) as zipped:  # type: ignore[arg-type]
+            with gzip.GzipFile("", "wb", level, compressed, mtime=0) as zipped:
                 plain = _Hashing(zipped)  # type: ignore[arg-type]
                 write(plain)  # type: ignore[arg-type]
         temporary.rename(self.blobs / compressed.hash.hexdigest())
@@ -165,7 +165,7 @@ def _tar_noise(size: int, seed: str, out: BinaryIO) -> None:
 
 def noise(size: int, seed: str) -> Iterator[bytes]:
     """`size` bytes that no compressor shrinks, always the same for a seed."""
-    source = random.Random(seed)  # noqa: S311  (not for secrets)
+    source = random.Random(seed)
     while size > 0:
         yield source.randbytes(min(size, _CHUNK))
         size -= _CHUNK

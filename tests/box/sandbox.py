@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,8 @@ _ONLINE = ("PIP_", "GOPROXY", "GOSUMDB", "GONOSUMDB", "GOFLAGS", "GOINSECURE", "
            "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")  # fmt: skip
 _CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 _FROM_HOST = ("/etc/resolv.conf", "/etc/hosts", _CA_BUNDLE, "/etc/pip.conf")
+
+HINT = "tests/box/host-packages installs what the box needs"
 
 _ENTER = """
 set -e
@@ -67,7 +68,7 @@ class Sandbox:
 
     def run(self, argv: Sequence[str | Path], *, cwd: Path | str = "/", capture: bool = False) -> str:
         """Run a command to its end; its output if captured. Raises BoxError when it fails."""
-        return run(self.command(argv, cwd), env=self.environ(), capture=capture, name=str(argv[0]))
+        return run(self.command(argv, cwd), env=self.environ(), capture=capture, name=Path(argv[0]).name)
 
     def command(self, argv: Sequence[str | Path], cwd: Path | str = "/") -> list[str]:
         """The full command line that enters the sandbox and runs `argv` there; wants `environ()`."""
@@ -110,30 +111,25 @@ def isolated(*options: str) -> list[str]:
     return ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", *options, "--"]
 
 
-def run(
-    argv: Sequence[str], *, env: Mapping[str, str] | None = None, capture: bool = False, name: str = ""
-) -> str:
-    """Run a command; its output is shown only when it fails, as the reason of the BoxError."""
-    name = name or argv[0]
-    with tempfile.TemporaryFile("w+") as output:
-        try:
-            done = subprocess.run(
-                argv, env=env, stdin=subprocess.DEVNULL, stderr=output, text=True,
-                stdout=subprocess.PIPE if capture else output,
-            )  # fmt: skip
-        except FileNotFoundError:
-            raise BoxError(f"{argv[0]}: not found", hint="tests/box/host-packages installs what the box needs") from None
-        if done.returncode:
-            output.seek(0)
-            tail = "\n".join([*output.read().splitlines()[-30:], *(done.stdout or "").splitlines()[-10:]])
-            raise BoxError(f"{name} failed with exit code {done.returncode}", tail)
-    return done.stdout or ""
+def run(argv: Sequence[str], *, env: Mapping[str, str] | None = None, capture: bool = False, name: str) -> str:
+    """Run a command; what it says is shown only when it fails, as the reason of the BoxError."""
+    try:
+        done = subprocess.run(
+            argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False,
+            stderr=subprocess.PIPE if capture else subprocess.STDOUT,
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise BoxError(f"{argv[0]}: not found", hint=HINT) from None
+    if done.returncode:
+        said = f"{done.stderr or ''}{done.stdout}".splitlines()
+        raise BoxError(f"{name} failed with exit code {done.returncode}", "\n".join(said[-30:]))
+    return done.stdout
 
 
 def need(*programs: str) -> None:
     """Raise BoxError when a program is missing on this machine."""
     missing = [p for p in programs if not shutil.which(p)]
     if missing:
-        raise BoxError(f"this machine lacks {', '.join(missing)}", hint="tests/box/host-packages installs what the box needs")
+        raise BoxError(f"this machine lacks {', '.join(missing)}", hint=HINT)
     if os.geteuid() != 0:
         raise BoxError("the box needs root", "it mounts file systems and makes network namespaces", "run it as root")

@@ -1,6 +1,6 @@
 """Fill a registry's store through its front door. Runs in a sandbox, with nothing but a loopback.
 
-    python3 -m box.seed REGISTRY STORE LAYOUTS   pushes each LAYOUTS/REPO/TAG; prints what it pushed as JSON
+`python3 -m box.seed REGISTRY STORE LAYOUTS` pushes each LAYOUTS/REPO/TAG and prints what it pushed as JSON.
 """
 
 from __future__ import annotations
@@ -32,11 +32,9 @@ _ACCEPT = ", ".join(
 def main() -> None:
     """Serve the store, push everything, describe everything."""
     registry, store, layouts = sys.argv[1:]
-    config = Path("/tmp/config.yml")  # noqa: S108  (the sandbox's own)
+    config = Path("/tmp/config.yml")  # the sandbox's own
     config.write_text(_CONFIG.format(store=store, port=_PORT))
-    server = subprocess.Popen(
-        [registry, "serve", config], env={"OTEL_TRACES_EXPORTER": "none"}, stdout=sys.stderr
-    )
+    server = subprocess.Popen([registry, "serve", config], env={"OTEL_TRACES_EXPORTER": "none"}, stdout=sys.stderr)
     try:
         _wait()
         print(json.dumps(_push_all(Path(layouts)), indent=1, sort_keys=True))
@@ -68,8 +66,13 @@ def _push_all(layouts: Path) -> dict[str, Any]:
              f"oci:{layout}", f"docker://127.0.0.1:{_PORT}/{image}"],
             check=True,
         )  # fmt: skip
-        pushed[image] = oci.describe(_manifest(repo, tag)[1], lambda digest, repo=repo: _manifest(repo, digest)[0])
+        pushed[image] = _describe(repo, tag)
     return pushed
+
+
+def _describe(repo: str, tag: str) -> dict[str, Any]:
+    _, digest = _manifest(repo, tag)
+    return oci.describe(digest, lambda reference: _manifest(repo, reference)[0])
 
 
 def _manifest(repo: str, reference: str) -> tuple[bytes, str]:

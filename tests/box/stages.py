@@ -1,5 +1,7 @@
 """What the box is built of. Each stage is cached by its ingredients (cache.py).
 
+::
+
     rootfs ─┬─ tools           Debian 13          the developers' venv over it
             ├─ pki             the public web PKI of the box's internet: a CA, a certificate per name
             ├─ distribution    the real registry
@@ -17,7 +19,6 @@ from pathlib import Path
 
 from . import guest, images
 from .cache import Stage, content
-from .report import BoxError
 from .sandbox import Sandbox, isolated, run
 from .topology import UPSTREAMS, internet
 
@@ -78,7 +79,7 @@ def _make_distribution(folder: Path) -> None:
 def _go_from_debian(folder: Path, settings: dict[str, str], module: str) -> None:
     # Debian 13 has Go 1.24, which fetches the newer toolchain as a module by itself
     script = f"apt-get -q update && apt-get -qy --no-install-recommends install golang-go && go install {module}"
-    settings = settings | {"GOTOOLCHAIN": "auto", "GOPATH": "/tmp/go", "GOCACHE": "/tmp/go-cache"}  # noqa: S108
+    settings = settings | {"GOTOOLCHAIN": "auto", "GOPATH": "/tmp/go", "GOCACHE": "/tmp/go-cache"}
     Sandbox((ROOTFS.path,), writable=(folder,), environment=settings).run(["sh", "-c", script])
 
 
@@ -114,8 +115,8 @@ def _make_pki(folder: Path) -> None:
     new = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 3650 -config /dev/stdin"
     for name, subject, extensions in _certificates():
         signed = "" if name in ("ca", "token") else "-CA ca.crt -CAkey ca.key"
-        config = f"[req]\nprompt=no\ndistinguished_name=dn\nx509_extensions=ext\n[dn]\nCN={subject}\n[ext]\n{extensions}"
-        script = f"{new} {signed} -keyout {name}.key -out {name}.crt <<'END'\n{config}\nEND"
+        config = f"[req]\nprompt=no\ndistinguished_name=dn\nx509_extensions=ext\n[dn]\nCN={subject}\n[ext]\n"
+        script = f"{new} {signed} -keyout {name}.key -out {name}.crt <<'END'\n{config}{extensions}\nEND"
         sandbox.run(["sh", "-c", script], cwd=folder)
 
 
@@ -123,7 +124,8 @@ def _certificates() -> list[tuple[str, str, str]]:
     ca = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash"
     leaf = "basicConstraints=critical,CA:FALSE\nextendedKeyUsage=serverAuth\nsubjectAltName=DNS:"
     servers = [(name, name, leaf + name) for name in internet()]
-    return [("ca", "Test CA of the box's internet", ca), *servers, ("token", "token signing", "subjectKeyIdentifier=hash")]
+    signing = "subjectKeyIdentifier=hash"
+    return [("ca", "Test CA of the box's internet", ca), *servers, ("token", "token signing", signing)]
 
 
 PKI = Stage("pki", _certificates(), _make_pki, needs=(ROOTFS,))
@@ -185,5 +187,3 @@ def remove_workdir(upper: Path) -> None:
     work = upper.with_name(f"{upper.name}.work")
     if work.exists():
         shutil.rmtree(work)
-
-

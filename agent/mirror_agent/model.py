@@ -114,7 +114,7 @@ class Candidate:
     """A file of a drop-in folder as it lies there: facts for config.py to judge.  Links are never followed."""
 
     path: str
-    kind: str  # "regular", "masked" (a link to /dev/null), "link", "other"
+    kind: str  # "regular", "masked" (a link to /dev/null), "link", "unreadable" (by this user), "other"
     owner: int = 0  # uid
     mode: int = 0o644
     size: int = 0  # bytes

@@ -162,6 +162,24 @@ def test_an_intermediate_is_sent_along(tmp_path: Path) -> None:
     assert certificates.due(facts(leaf), MIRROR, facts(middle), NOW) == ""
 
 
+def test_an_own_root_without_key_identifiers_is_understood() -> None:
+    """As `openssl req -x509` without extensions made them for years; RFC 5280 method 1 stands in."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Old Company")])
+    usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(NOW).not_valid_after(NOW + timedelta(days=99))
+    bare = Pair(pem(key), builder.sign(key, SHA256()).public_bytes(Encoding.PEM))
+    assert facts(bare).issuer_key == facts(bare).subject_key == ski(key)
+    with pytest.raises(Trouble, match="O=Old Company: may not sign"):
+        certificates.issue(bare, HOST, ADDRESS, NOW, 1)
+    builder = builder.add_extension(x509.BasicConstraints(True, None), True).add_extension(usage, True)
+    root = Pair(pem(key), builder.sign(key, SHA256()).public_bytes(Encoding.PEM))
+    leaf = certificates.issue(root, HOST, ADDRESS, NOW, 90)
+    assert certificates.due(facts(leaf), MIRROR, facts(root), NOW) == ""
+    assert (facts(root).hosts, facts(root).addresses) == ((), ())
+
+
 # --- the profile ---------------------------------------------------------------------------------------------
 
 
@@ -392,6 +410,10 @@ def load_key(key: bytes) -> ec.EllipticCurvePrivateKey:
     loaded = load_pem_private_key(key, None)
     assert isinstance(loaded, ec.EllipticCurvePrivateKey)
     return loaded
+
+
+def ski(key: ec.EllipticCurvePrivateKey) -> str:
+    return x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest.hex()
 
 
 def pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey) -> bytes:

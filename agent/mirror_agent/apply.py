@@ -75,7 +75,7 @@ def apply(steps: Sequence[Action], desired: Desired, observed: Observed, hands: 
         batch = [step for step in group if not step.mirror or step.mirror not in held]
         for step in batch:
             tell = _log.debug if isinstance(step, QUIET) else _log.info
-            tell(f"{step}: {step.why}" if step.why else str(step), **_fields(step, desired))
+            tell(f"{step} ({step.why})" if step.why else str(step), **_fields(step, desired))
         for step, trouble in _do(kind, batch, desired, observed, hands):
             failures.append((step, trouble))
             held.add(step.mirror)
@@ -173,6 +173,7 @@ def _issue(mirror: Mirror, desired: Desired, observed: Observed) -> None:
 def _remember(step: Remember, desired: Desired) -> None:
     paths = desired.paths
     state.save_leases(paths.leases, step.leases)
+    files.ensure_folder(Folder(paths.accepted, 0o700))
     for name, text in step.accepted.items():
         state.save_accepted(paths.accepted, name, text)
     for name in state.load_accepted(paths.accepted).keys() - step.accepted.keys():

@@ -165,9 +165,9 @@ def _host(desired: Desired, observed: Observed) -> Iterator[Action]:
     if desired.leases != observed.leases or desired.accepted != observed.accepted:
         yield Remember("", "definitions changed", desired.leases, desired.accepted)
     for image in sorted({image for pod in desired.pods.values() for image in pod.images} - observed.images):
-        yield PullImage("", f"{image} is not on this host", image)
+        yield PullImage("", "not on this host", image)
     if desired.mirrors and observed.files.get(desired.network.unit.path) != desired.network.unit:
-        yield WriteUnits("", f"network {desired.network.name}", (desired.network.unit,))
+        yield WriteUnits("", "the mirrors' LAN", (desired.network.unit,))
 
 
 def _mirror(mirror: Mirror, pod: Pod, desired: Desired, observed: Observed, now: datetime) -> list[Action]:
@@ -177,10 +177,10 @@ def _mirror(mirror: Mirror, pod: Pod, desired: Desired, observed: Observed, now:
         return prepare
     changed = tuple(unit for unit in pod.units if observed.files.get(unit.path) != unit)
     if _must_claim(mirror, pod, observed):
-        return [*prepare, ClaimAddress(mirror.name, f"before {mirror.name} takes it", mirror.address)]
+        return [*prepare, ClaimAddress(mirror.name, "not held yet", mirror.address)]
     if changed:
-        names = ", ".join(unit.path.name for unit in changed)
-        return [*prepare, WriteUnits(mirror.name, names, changed)]
+        new = not any(unit.path in observed.files for unit in pod.units)
+        return [*prepare, WriteUnits(mirror.name, "new" if new else "changed", changed)]
     if prepare or not all(_loaded(name, observed) for name in unit_services(pod)):
         return prepare
     return [*_run(mirror, pod, observed)]
@@ -190,12 +190,12 @@ def _prepare(mirror: Mirror, pod: Pod, desired: Desired, observed: Observed, now
     """Folders, configuration and certificate: harmless to what runs, needed by what will."""
     for folder in pod.folders:
         if observed.folders.get(folder.path) != folder:
-            yield MakeFolder(mirror.name, str(folder.path), folder)
+            yield MakeFolder(mirror.name, "missing, or not as it should be", folder)
     secret = desired.secrets.get(mirror.name)
     wanted = {file.path: file for file in (*pod.configs, *((secret,) if secret else ()))}
     for path, file in wanted.items():
         if observed.files.get(path) != file:
-            yield WriteFile(mirror.name, str(path), file)
+            yield WriteFile(mirror.name, "changed" if path in observed.files else "new", file)
     root = desired.paths.mirror(mirror.name)
     for path in sorted(observed.files):
         if path.is_relative_to(root) and path not in wanted:
@@ -327,7 +327,7 @@ def _publish(desired: Desired, observed: Observed) -> Iterator[Action]:
     for target, published in observed.published.items():
         names = by_name.keys() | published.keys()
         if changed := tuple(sorted(name for name in names if by_name.get(name) != published.get(name))):
-            yield Publish("", f"{target}: {', '.join(changed)}", target, wanted, changed)
+            yield Publish("", "", target, wanted, changed)
 
 
 # --- names ---------------------------------------------------------------------------------------------------

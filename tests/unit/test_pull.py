@@ -94,7 +94,7 @@ def test_an_image_that_a_client_has_pulled(tmp_path: Path) -> None:
     assert pull.find_cached(tmp_path) is None
     config = store.blob(b"{}")
     store.manifest("a/index", {"schemaVersion": 2, "manifests": [{"digest": A}]})
-    store.manifest("b/config-gone", {"schemaVersion": 2, "config": {"digest": B, "size": 9}})
+    store.manifest("b/blob-gone", {"schemaVersion": 2, "config": {"digest": B, "size": 9}})
     assert pull.find_cached(tmp_path) is None
     image = store.manifest("team/app", {"schemaVersion": 2, "config": {"digest": config, "size": 2}})
     assert pull.find_cached(tmp_path) == f"team/app@{image}"

@@ -27,6 +27,7 @@ SILENCE_S = 60.0  # a pull that says nothing for so long is given up; podman tel
 
 LABEL = "io.mirror-agent."
 _POD = "mirror-"
+_NO_WAY = "no way to the registry: check the network, or load the image with `podman load`"
 _HINTS = (  # what registries, resolvers and Go's TLS say, and what helps
     (r"x509|certificate", "put the registry's CA into /etc/containers/certs.d/HOST/ca.crt"),
     (r"no such host|server misbehaving|lookup .*(timeout|refused)", "does this host resolve names? is it online?"),
@@ -36,7 +37,7 @@ _HINTS = (  # what registries, resolvers and Go's TLS say, and what helps
     (r"no space left", "make room in podman's storage, `podman system df` shows what is in it"),
     (
         r"i/o timeout|connection refused|unreachable|no route|handshake timeout|deadline exceeded|EOF|reset by peer",
-        "no way to the registry: check the network, or load the image with `podman load`",
+        _NO_WAY,
     ),
 )
 
@@ -47,16 +48,28 @@ def hint(message: str) -> str:
 
 
 @contextmanager
-def _told(where: str) -> Iterator[None]:
-    """Turn what the client raises into a Trouble at `where`."""
+def _told(where: str, late: str = "is podman busy? `journalctl -u podman`") -> Iterator[None]:
+    """Turn what the client raises into a Trouble at `where`; `late` is the hint when a time limit ran out."""
     try:
         yield
     except APIError as error:
-        if isinstance(error.__cause__, OSError):
-            raise Trouble("podman", f"no answer: {_root(error)}", "systemctl start podman.socket") from error
-        raise Trouble(where, str(error.explanation or error), hint(str(error.explanation or error))) from error
+        if not isinstance(error.__cause__, OSError):
+            said = _message(str(error.explanation or error))
+            raise Trouble(where, said, hint(said)) from error
+        if isinstance(_root(error), TimeoutError):
+            raise Trouble(where, "podman gave no answer within the time limit", late) from error
+        raise Trouble("podman", f"no answer: {_root(error)}", "systemctl start podman.socket") from error
     except OSError as error:  # requests' exceptions: a stream that broke
-        raise Trouble(where, f"podman's answer broke off: {_root(error)}") from error
+        reason = "went silent" if isinstance(_root(error), TimeoutError) else f"broke off: {_root(error)}"
+        raise Trouble(where, f"podman's answer {reason}", late) from error
+
+
+def _message(text: str) -> str:
+    """The words in podman's error body; its compatible endpoints lack the key by which podman-py knows them."""
+    try:
+        return str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        return text.strip()
 
 
 def _root(error: BaseException) -> BaseException:
@@ -111,7 +124,7 @@ class Containers:
             return
         deadline = time.monotonic() + timeout_s
         told = _Progress(progress)
-        with _told(name):
+        with _told(name, _NO_WAY):
             response = self._client.post(
                 "/images/pull",
                 # compatMode tells progress in bytes; without it there is silence while a layer is copied

@@ -48,7 +48,7 @@ def configure(debug: bool = False) -> None:
         processors.append(_to_journal)
     else:
         processors.append(structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False))
-        processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0))
+        processors.append(_console())
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else logging.INFO),
@@ -57,6 +57,13 @@ def configure(debug: bool = False) -> None:
     )
     logging.root.handlers[:] = [_Bridge()]
     logging.root.setLevel(logging.WARNING)
+
+
+def _console() -> Processor:
+    # the padding by its place: structlog 25.5 renamed it
+    return structlog.dev.ConsoleRenderer(
+        0, colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
 
 
 def _is_journal(stream: str) -> bool:

@@ -136,7 +136,7 @@ def _trouble(interface: str, error: OSError) -> Trouble:
 
 
 def arp_probes(parent: str, addresses: Iterable[IPv4Address]) -> dict[IPv4Address, str]:
-    """Which of these addresses are taken, and by which MAC.  All at once: 0.9 s when one is free, else 0.1 ms.
+    """Which of these addresses are taken, and by which MAC.  All at once: 0.9 s when one is free, else 10 ms.
 
     The host's own addresses count as taken, by the parent's MAC: it does not answer its own ARP.  Containers of
     this host on the same parent do not answer either.  Raises Trouble.

@@ -164,7 +164,7 @@ class _Client:
         except ssl.SSLCertVerificationError as error:
             raise Trouble(where, f"its certificate is refused: {error.verify_message}") from error
         except TimeoutError as error:
-            raise Trouble(where, f"no answer for {ANSWER_S:.0f} s", "is the upstream reachable?") from error
+            raise Trouble(where, "no answer within the time limit", "does the upstream hang?") from error
         except (OSError, http.client.HTTPException) as error:
             raise Trouble(where, f"no answer: {error or type(error).__name__}") from error
         if response.status != http.HTTPStatus.OK:
@@ -205,7 +205,7 @@ def oci_errors(body: bytes) -> str:
 
 
 def find_cached(store: Path) -> str | None:
-    """An image ("repository@sha256:…") that a client has pulled through, with its configuration still there.
+    """An image ("repository@sha256:…") that a client has pulled through, so that pull() needs no upstream for it.
 
     `store` is the folder that the registry has as /var/lib/registry.  None when there is none: nothing was pulled
     yet.  The store belongs to the container: its names and contents are checked, links are not followed.
@@ -214,10 +214,8 @@ def find_cached(store: Path) -> str | None:
     for count, (repository, digest) in enumerate(_revisions(root / "repositories")):
         if count >= FRESHEST:
             break
-        manifest = _json(_data(root, digest))
-        config = manifest.get("config")
-        found = str(config.get("digest")) if isinstance(config, dict) else ""
-        if re.fullmatch(_DIGEST, found) and _data(root, found).is_file():
+        blob = smallest(_json(_data(root, digest)))
+        if blob is not None and _data(root, blob[0]).is_file():
             return f"{repository}@{digest}"
     return None
 

@@ -140,8 +140,7 @@ class Systemd:
         if error.matches(Gio.io_error_quark(), Gio.IOErrorEnum.TIMED_OUT):
             return Trouble(f"systemd: {call}", "no answer within the time limit", "is systemd busy or frozen?")
         name = Gio.DBusError.get_remote_error(error) or ""
-        Gio.DBusError.strip_remote_error(error)
-        return Refused(call, name, str(error.message))
+        return Refused(call, name, str(error.message).removeprefix(f"GDBus.Error:{name}: "))
 
     def _get(self, path: str, interface: str, name: str) -> Any:
         """One property, without the introspection that a proxy object costs (60 kB of XML for a unit)."""

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from .host import Box, run
+from .host import Box, clean, pytest, run
 from .machine import environment
 from .report import BoxError
 from .topology import UPSTREAMS
@@ -20,8 +20,12 @@ _PLACES = {"exec": "host", "node": "node", "inet": "inet", "gw": "gw"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; its exit code (that of the command for verbs that run one)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(words)
+    # all after `pytest` is pytest's own, also what looks like an option of ours
+    own, passed_on = (words[:1], words[1:]) if words[:1] == ["pytest"] else (words, [])
+    options = _parser().parse_args(own)
     try:
+        if options.verb == "pytest":
+            pytest(passed_on)
         return _verb(options)
     except BoxError as error:
         print(f"box: {error}", file=sys.stderr)
@@ -36,6 +40,9 @@ def _verb(options: argparse.Namespace) -> int:
     verb = options.verb
     if verb == "run":
         run(options.command, read_only=options.ro)
+    if verb == "clean":
+        clean()
+        return 0
     box = Box()
     match verb:
         case "up":
@@ -101,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     command = verb("run", "run a command in Debian 13 with the developers' tools, without booting, in this tree")
     command.add_argument("--ro", action="store_true", help="the tree cannot be written")
     _command(command)
+    verb("pytest", "run pytest on this machine, for tests that drive the box; its arguments follow")
     shell = verb("shell", "a shell on the cache host, or elsewhere")
     shell.add_argument("where", nargs="?", default="host", choices=["host", "node", "inet", "gw"])
     verb("internet", "cut or mend the link to the internet").add_argument("state", choices=["cut", "mend"])
@@ -111,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("image", metavar="REPO:TAG")
     push.add_argument("--layer-size", type=int, nargs="+", metavar="BYTES", help="one layer each")
     push.add_argument("--seed", type=int, default=0, help="other bytes for another number")
+    verb("clean", "stop every box and remove all that was built")
     verb("node-configure", "install a publication folder of the cache host on the node").add_argument("folder")
     verb("node-reset", "drop all images and storage of the node")
     return parser

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,6 +196,23 @@ def run(argv: Sequence[str], *, read_only: bool = False) -> None:
     )  # fmt: skip
     command = sandbox.command(argv, cwd=here if here.is_relative_to(REPO) else REPO)
     os.execvpe(command[0], command, sandbox.environ())
+
+
+def pytest(arguments: Sequence[str]) -> None:
+    """Replace this process by pytest on this machine, for tests that drive a box from outside."""
+    _build(stages.ALL)
+    os.set_inheritable(cache.hold(stages.PYTEST.path), True)
+    path = f"{stages.HERE.parent}:{stages.PYTEST.path}"
+    os.execve(sys.executable, [sys.executable, "-m", "pytest", *arguments], {**os.environ, "PYTHONPATH": path})
+
+
+def clean() -> None:
+    """Stop every box and remove all that was ever built."""
+    for state in sorted((cache.CACHE / "boxes").glob("*")):
+        if state.is_dir():
+            Box(state.name).down()
+    with cache.locked(cache.CACHE / "build.lock", "a build is running, waiting for it"):
+        shutil.rmtree(cache.CACHE)
 
 
 def _passed_on(environ: Mapping[str, str]) -> dict[str, str]:

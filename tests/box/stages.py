@@ -2,7 +2,8 @@
 
 ::
 
-    rootfs ─┬─ tools           Debian 13          the developers' venv over it
+    rootfs ─┬─ tools           Debian 13, and the developers' venv over it
+            ├─ pytest          for this machine's Python, which drives the box
             ├─ pki             the public web PKI of the box's internet: a CA, a certificate per name
             ├─ distribution    the real registry
             ├─ images ── stores    image layouts, and the upstreams' stores with them in
@@ -49,14 +50,17 @@ _FINISH = (  # each runs in the new root file system
 )
 
 
-def packages() -> list[str]:
-    """The Debian packages in packages.txt."""
-    lines = (HERE / "packages.txt").read_text().splitlines()
-    return [name for line in lines if (name := line.partition("#")[0].strip())]
+def _lines(name: str) -> list[str]:
+    """A file of this folder without its comments."""
+    lines = (HERE / name).read_text().splitlines()
+    return [line for raw in lines if (line := raw.partition("#")[0].strip())]
+
+
+PACKAGES = _lines("packages.txt")
 
 
 def _make_rootfs(folder: Path) -> None:
-    command = ["debootstrap", "--variant=minbase", f"--include={','.join(packages())}", SUITE, str(folder)]
+    command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(folder)]
     run([*isolated(), *command], name="debootstrap")
     # Not an overlay: straight into the new folder.
     finish = "\n".join(" ".join(f"'{word}'" for word in command) for command in _FINISH)
@@ -64,7 +68,7 @@ def _make_rootfs(folder: Path) -> None:
     run([*isolated(), "sh", "-c", script], name="finishing the root file system")
 
 
-ROOTFS = Stage("rootfs", [SUITE, packages(), _FINISH], _make_rootfs)
+ROOTFS = Stage("rootfs", [SUITE, PACKAGES, _FINISH], _make_rootfs)
 
 
 def _make_distribution(folder: Path) -> None:
@@ -100,12 +104,16 @@ def _make_tools(folder: Path) -> None:
     remove_workdir(folder)
 
 
-def _requirements() -> list[str]:
-    lines = (HERE / "dev-requirements.txt").read_text().splitlines()
-    return [line for line in lines if not line.startswith("#")]
+TOOLS = Stage("tools", _lines("dev-requirements.txt"), _make_tools, needs=(ROOTFS,))
 
 
-TOOLS = Stage("tools", _requirements(), _make_tools, needs=(ROOTFS,))
+def _make_pytest(folder: Path) -> None:
+    # Pure Python, so it may be fetched by Debian 13's pip and run by whatever Python this machine has.
+    sandbox = Sandbox((ROOTFS.path,), writable=(folder,), readable=(HERE,))
+    sandbox.run(["pip", "install", "--target", folder, "-r", HERE / "pytest-requirements.txt"])
+
+
+PYTEST = Stage("pytest", _lines("pytest-requirements.txt"), _make_pytest, needs=(ROOTFS,))
 
 
 def _make_pki(folder: Path) -> None:
@@ -178,7 +186,7 @@ _GUEST_SOURCE = _source("guest.py", "topology.py")
 GUEST = Stage("guest", [content(HERE / "guest"), _GUEST_SOURCE], _make_guest, needs=(STORES,))
 NODE = Stage("node", _GUEST_SOURCE, _make_node, needs=(PKI,))
 
-ALL = (ROOTFS, REGISTRY, PKI, IMAGES, STORES, GUEST, NODE, TOOLS)
+ALL = (ROOTFS, REGISTRY, PKI, IMAGES, STORES, GUEST, NODE, TOOLS, PYTEST)
 FOR_RUN = (ROOTFS, TOOLS)  # all that `box run` needs
 
 

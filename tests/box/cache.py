@@ -90,6 +90,7 @@ def hold(folder: Path) -> int:
     """Keep a stage from being removed for as long as the returned descriptor is open (also in children)."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
+    os.utime(descriptor)  # used now: the older ones go first
     return descriptor
 
 

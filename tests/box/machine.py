@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from . import cache, stages
+from . import cache, sandbox, stages
 from .report import BoxError
 from .sandbox import SYSTEM_PATH, isolated
 
@@ -106,11 +105,7 @@ class Machine:
             f"upperdir={cache_host}/upper,workdir={cache_host}/work,redirect_dir=on overlay {cache_host}/root"
         )
         command = f"set -e\n{mount}\nexport ROOT={cache_host}/root\n{script}"
-        done = subprocess.run(
-            [*isolated(), "sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise BoxError("installing the project into the box failed", f"{done.stdout}{done.stderr}".strip())
+        sandbox.run([*isolated(), "sh", "-c", command], name="installing the project")
 
     def reboot(self) -> None:
         """`systemctl reboot`; returns when it is up again."""
@@ -122,12 +117,7 @@ class Machine:
     def kill(self) -> None:
         """End every process of the box at once. State is kept."""
         if self.running():
-            try:
-                (self.cgroup / "cgroup.kill").write_text("1")
-            except FileNotFoundError:  # Linux < 5.14
-                for pid in self._pids():
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+            (self.cgroup / "cgroup.kill").write_text("1")
         self._wait(lambda: not self.running(), 30, "still has processes after SIGKILL")
         self._remove_traces()
 
@@ -146,9 +136,6 @@ class Machine:
         """Drop the state of a box that does not run."""
         if self.state.exists():
             cache.remove(self.state)
-
-    def _pids(self) -> list[int]:
-        return [int(pid) for file in self.cgroup.rglob("cgroup.procs") for pid in file.read_text().split()]
 
     # --- waiting
 

@@ -105,21 +105,23 @@ def _online() -> dict[str, str]:
 
 
 def isolated(*options: str) -> list[str]:
-    """A prefix for a command: own mounts and processes, which all die with the caller or with the command."""
-    # setpriv: unshare dies with us; --kill-child: the new namespace's first process dies with unshare, and
-    # with it every process in there. So a killed build leaves nothing behind that still writes or mounts.
-    return ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", *options, "--"]
+    """A prefix for a command: mounts and processes of its own, which all end with it."""
+    # --kill-child: the first process of the new namespace dies with unshare, and with that one all in there
+    return ["unshare", "--mount", "--pid", "--fork", "--kill-child", *options, "--"]
 
 
 def run(argv: Sequence[str], *, env: Mapping[str, str] | None = None, capture: bool = False, name: str) -> str:
-    """Run a command; what it says is shown only when it fails, as the reason of the BoxError."""
+    """Run a command; what it says is shown only when it fails, as the reason of the BoxError.
+
+    It dies with this process, so that a killed build leaves nothing behind that still writes.
+    """
     try:
         done = subprocess.run(
-            argv, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False,
-            stderr=subprocess.PIPE if capture else subprocess.STDOUT,
+            ["setpriv", "--pdeathsig", "KILL", *argv], env=env, text=True, check=False, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE if capture else subprocess.STDOUT,
         )  # fmt: skip
     except FileNotFoundError:
-        raise BoxError(f"{argv[0]}: not found", hint=HINT) from None
+        raise BoxError("setpriv: not found", "it is part of util-linux", HINT) from None
     if done.returncode:
         said = f"{done.stderr or ''}{done.stdout}".splitlines()
         raise BoxError(f"{name} failed with exit code {done.returncode}", "\n".join(said[-30:]))

@@ -26,8 +26,10 @@ from .topology import UPSTREAMS, internet
 HERE = Path(__file__).resolve().parent
 
 SUITE = "trixie"
-DISTRIBUTION = "v3.1.1"
+DISTRIBUTION = "github.com/distribution/distribution/v3/cmd/registry@v3.1.1"
 GO_FLOOR = (1, 25)  # what distribution's go.mod asks for
+
+_GO_SETTINGS = {"CGO_ENABLED": "0", "GOFLAGS": "-trimpath -buildvcs=false '-ldflags=-s -w'"}  # static and small
 
 _MASKED = (  # would wait for a network that is not theirs, or work on their own while a test measures
     "systemd-networkd.service", "systemd-networkd.socket", "systemd-networkd-wait-online.service",
@@ -72,17 +74,17 @@ ROOTFS = Stage("rootfs", [SUITE, PACKAGES, _FINISH], _make_rootfs)
 
 
 def _make_distribution(folder: Path) -> None:
-    module = f"github.com/distribution/distribution/v3/cmd/registry@{DISTRIBUTION}"
-    settings = {"CGO_ENABLED": "0", "GOBIN": str(folder), "GOFLAGS": "-trimpath -buildvcs=false"}
+    settings = {**_GO_SETTINGS, "GOBIN": str(folder)}
     if _host_go() >= GO_FLOOR:
-        run([*isolated(), "go", "install", module], env={**os.environ, **settings}, name="go install")
+        run([*isolated(), "go", "install", DISTRIBUTION], env={**os.environ, **settings}, name="go install")
     else:
-        _go_from_debian(folder, settings, module)
+        _go_from_debian(folder, settings)
 
 
-def _go_from_debian(folder: Path, settings: dict[str, str], module: str) -> None:
+def _go_from_debian(folder: Path, settings: dict[str, str]) -> None:
     # Debian 13 has Go 1.24, which fetches the newer toolchain as a module by itself
-    script = f"apt-get -q update && apt-get -qy --no-install-recommends install golang-go && go install {module}"
+    install = "apt-get -q update && apt-get -qy --no-install-recommends install golang-go"
+    script = f"{install} && go install {DISTRIBUTION}"
     settings = settings | {"GOTOOLCHAIN": "auto", "GOPATH": "/tmp/go", "GOCACHE": "/tmp/go-cache"}
     Sandbox((ROOTFS.path,), writable=(folder,), environment=settings).run(["sh", "-c", script])
 
@@ -94,7 +96,7 @@ def _host_go() -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", version)[:2]) or (0,)
 
 
-REGISTRY = Stage("distribution", DISTRIBUTION, _make_distribution, needs=(ROOTFS,))
+REGISTRY = Stage("distribution", [DISTRIBUTION, _GO_SETTINGS], _make_distribution, needs=(ROOTFS,))
 
 
 def _make_tools(folder: Path) -> None:

@@ -148,24 +148,18 @@ class Containers:
     def states(self) -> tuple[ContainerState, ...]:
         """The running containers of our pods, the infra containers among them, in the order of their names."""
         listed = [item for item in self._json("/containers/json", "podman ps") if _mirror(item)]
-        namespaces: dict[str, str] = {}  # by pod: only the infra container has one of its own
-        started: dict[str, str] = {}
-        for item in listed:
-            try:
-                inspected = self._json(f"/containers/{item['Id']}/json", item["Id"])
-            except Trouble as trouble:
-                if isinstance(trouble.__cause__, NotFound):
-                    continue  # gone since it was listed
-                raise
-            started[item["Id"]] = inspected["State"]["StartedAt"]
-            if item.get("IsInfra"):
-                namespaces[item["Pod"]] = inspected["NetworkSettings"].get("SandboxKey") or ""
-        states = [
-            _state(item, started[item["Id"]], namespaces.get(item.get("Pod", ""), ""))
-            for item in listed
-            if item["Id"] in started
-        ]
+        namespaces = {item["Pod"]: self._namespace(item["Id"]) for item in listed if item.get("IsInfra")}
+        states = [_state(item, namespaces.get(item.get("Pod", ""), "")) for item in listed]
         return tuple(sorted(states, key=lambda state: (state.mirror, state.role or "", state.id)))
+
+    def _namespace(self, infra: str) -> str:
+        """The path of a pod's network namespace, which its infra container owns; "" when it has just gone."""
+        try:
+            return str(self._json(f"/containers/{infra}/json", infra)["NetworkSettings"].get("SandboxKey") or "")
+        except Trouble as trouble:
+            if isinstance(trouble.__cause__, NotFound):
+                return ""
+            raise
 
     # --- networks ---
 
@@ -199,7 +193,7 @@ def _mirror(item: Mapping[str, Any]) -> str:
     return label or (pod.removeprefix(_POD) if item.get("IsInfra") and pod.startswith(_POD) else "")
 
 
-def _state(item: Mapping[str, Any], started: str, namespace: str) -> ContainerState:
+def _state(item: Mapping[str, Any], namespace: str) -> ContainerState:
     labels = item.get("Labels") or {}
     role = labels.get(LABEL + "role")
     return ContainerState(
@@ -208,7 +202,7 @@ def _state(item: Mapping[str, Any], started: str, namespace: str) -> ContainerSt
         id=item["Id"],
         pod_hash=labels.get(LABEL + "pod", ""),
         hash=labels.get(LABEL + "unit", ""),
-        started=started,
+        started=str(item.get("StartedAt", "")),  # in seconds; quadlet gives each start a container of its own too
         namespace=namespace,
     )
 

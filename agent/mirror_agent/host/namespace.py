@@ -24,10 +24,11 @@ EDGE_S = 2.0
 _LONGEST_HASH = 128  # bytes of /healthz
 
 
-def in_namespace[Result](path: str, function: Callable[[], Result]) -> Result:
+def in_namespace[Result](path: str, function: Callable[[], Result], timeout_s: float) -> Result:
     """Call `function` inside the network namespace at `path`; other threads stay where they are.
 
-    Raises what `function` raises, and Trouble when the namespace is gone.  `function` keeps its own time limits.
+    Raises what `function` raises, and Trouble when the namespace is gone or `function` is not through within
+    `timeout_s` seconds.  It should keep a time limit of its own: it is left behind, not ended.
     """
     outcome: Future[Result] = Future()
 
@@ -48,7 +49,9 @@ def in_namespace[Result](path: str, function: Callable[[], Result]) -> Result:
 
     thread = threading.Thread(target=run, name="in-namespace", daemon=True)
     thread.start()
-    thread.join()
+    thread.join(timeout_s)
+    if thread.is_alive():
+        raise Trouble(path, f"not done within {timeout_s:.0f} s inside the network namespace")
     return outcome.result()
 
 
@@ -67,7 +70,7 @@ def edge_state(namespace: str, address: IPv4Address, host: str) -> EdgeState | N
         config, serial = _config(), _serial(address, host)
         return EdgeState(config, serial) if config or serial else None
 
-    return in_namespace(namespace, ask)
+    return in_namespace(namespace, ask, 4 * EDGE_S)
 
 
 def _config() -> str:

@@ -19,6 +19,7 @@ from mirror_agent.model import Trouble
 
 PROBES, PROBE_S = 3, 0.3  # RFC 5227 says 1 to 2 s between probes, for slow bridges; a LAN answers in 0.1 ms
 ANNOUNCEMENTS, ANNOUNCE_S = 2, 0.1  # RFC 5227 says 2 s apart, against loss; too long for a start to wait
+ANNOUNCEMENT_S = 5.0  # for all of it
 
 _ARP = 0x0806
 _BROADCAST, _NOBODY = "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00"
@@ -195,7 +196,7 @@ def announce(namespace: str, address: IPv4Address, mac: str) -> None:
     netavark tells nobody, and peers keep the old MAC for about 40 s.  Raises Trouble, also when no interface in
     the namespace has that MAC.
     """
-    in_namespace(namespace, lambda: _announce(address, mac))
+    in_namespace(namespace, lambda: _announce(address, mac), ANNOUNCEMENT_S)
 
 
 def _announce(address: IPv4Address, mac: str) -> None:

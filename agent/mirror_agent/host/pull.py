@@ -14,6 +14,7 @@ import re
 import socket
 import ssl
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -22,7 +23,8 @@ from typing import Any
 from mirror_agent.host.namespace import TLS_PORT, in_namespace
 from mirror_agent.model import Mirror, Trouble
 
-ANSWER_S = 60.0  # between two reads; an upstream may be slow to begin, the edge itself gives up after 30 s
+ANSWER_S = 35.0  # between two reads; an upstream may be slow to begin, the edge itself gives up after 30 s
+PULL_S = 100.0  # for all three requests; less than the agent's own watchdog
 LARGEST_MANIFEST = 4 * 2**20  # bytes; what distribution and containerd accept
 LARGEST_BLOB = 64 * 2**20  # bytes of the smallest blob; nearly always a configuration of a few kB
 FRESHEST = 200  # manifests of a store that are looked at for one to prove with
@@ -63,7 +65,7 @@ def pull(namespace: str, mirror: Mirror, ca_pem: str, image: str) -> str:
         finally:
             client.close()
 
-    return in_namespace(namespace, run)
+    return in_namespace(namespace, run, PULL_S + ANSWER_S)
 
 
 def _pull(client: _Client, repository: str, reference: str) -> str:
@@ -124,6 +126,7 @@ class _Client:
         context.load_verify_locations(cadata=ca_pem)
         self._host = host
         self._connection = _Connection(host, address, context)
+        self._deadline = time.monotonic() + PULL_S
 
     def close(self) -> None:
         self._connection.close()
@@ -160,7 +163,7 @@ class _Client:
         try:
             self._connection.request("GET", path, headers={"Accept": ", ".join((*INDEXES, *MANIFESTS))})
             response = self._connection.getresponse()
-            body = response.read(limit + 1)
+            body = self._body(response, limit)
         except ssl.SSLCertVerificationError as error:
             raise Trouble(where, f"its certificate is refused: {error.verify_message}") from error
         except TimeoutError as error:
@@ -172,6 +175,17 @@ class _Client:
         if len(body) > limit:
             raise Trouble(where, f"more than the {limit} bytes that it may have")
         return response.headers, body
+
+    def _body(self, response: http.client.HTTPResponse, limit: int) -> bytes:
+        """At most one byte more than `limit`.  Raises TimeoutError, also when bytes only trickle."""
+        body = bytearray()
+        while len(body) <= limit and (piece := response.read1(limit + 1 - len(body))):
+            body += piece
+            if time.monotonic() > self._deadline:
+                raise TimeoutError
+        if response.length and len(body) <= limit:  # read1() does not miss what it was promised
+            raise http.client.IncompleteRead(bytes(body), response.length)
+        return bytes(body)
 
 
 class _Connection(http.client.HTTPSConnection):

@@ -49,54 +49,60 @@ def assign(
     lease.  The order of `definitions` does not count.
     """
     by_name = {definition.name: definition for definition in sorted(definitions, key=lambda d: d.name)}
-    others = {name: address for name, address in leases.items() if name not in by_name}
     held = _usable(by_name, leases, network)
-    hint = _hint(others.keys() - set(frozen), others, network)
-    written, problems = _written(by_name, held, others, frozen, network, hint)
-    refused = {problem.mirror for problem in problems}
+    gone = {name: address for name, address in leases.items() if name not in by_name}
+    others = {name: address for name, address in gone.items() if address not in held.values()}
+    untouchable = {others[name]: name for name in frozen if name in others}
+    written = {n: d.address for n, d in by_name.items() if d.address and d.address not in untouchable}
+    blocked = {n: untouchable[d.address] for n, d in by_name.items() if d.address in untouchable}
+    late = _withdraw(written, held, others, network)
 
     settled = _settled(written, held)
     taken = _taken(written, held, others)
     moved = [name for name in held if name not in settled]
-    newcomers = [name for name in by_name if name not in held and name not in settled and name not in refused]
+    newcomers = [name for name in by_name if not (name in held or name in settled or name in blocked or name in late)]
+    homeless = []
     for name in moved + newcomers:
-        address = next(_free(name, taken, network), None)
-        if address is None:
-            reason = f"no address is left in {network.first}-{network.last}"
-            problems.append(Problem(by_name[name].file, "", reason, hint, name))
-        else:
+        if address := next(_free(name, taken, network), None):
             settled[name] = address
             taken.add(address)
+        else:
+            homeless.append(name)
     kept = {name: address for name, address in others.items() if address not in settled.values()}
+
+    hint = _hint([name for name in kept if name not in frozen and _in_range(kept[name], network)])
+    full = f"no address is left in {network.first}-{network.last}"
+    reasons = [(name, "", full, hint) for name in homeless]
+    reasons += [
+        (name, "address", f"{by_name[name].address} is leased to another mirror, and {full}", hint) for name in late
+    ]
+    reasons += [
+        (name, "address", f"{by_name[name].address} is the address of mirror {blocked[name]}", _FROZEN)
+        for name in blocked
+    ]
+    problems = (Problem(by_name[name].file, key, reason, hint, name) for name, key, reason, hint in reasons)
     return dict(sorted((settled | kept).items())), tuple(sorted(problems))
 
 
-def _written(
-    by_name: Mapping[str, Definition],
+_FROZEN = "that mirror is left as it is, because its definition is in doubt"
+
+
+def _withdraw(
+    written: dict[str, IPv4Address],
     held: Mapping[str, IPv4Address],
     others: Mapping[str, IPv4Address],
-    frozen: Collection[str],
     network: NetworkSettings,
-    hint: str,
-) -> tuple[dict[str, IPv4Address], list[Problem]]:
-    """The written addresses that can be had, by name, and why others cannot."""
-    untouchable = {others[name]: name for name in frozen if name in others}
-    written: dict[str, IPv4Address] = {}
-    problems: list[Problem] = []
-    for name, definition in by_name.items():
-        if definition.address in untouchable:
-            reason = f"{definition.address} is the address of mirror {untouchable[definition.address]}"
-            why = "that mirror is left as it is, because its definition is in doubt"
-            problems.append(Problem(definition.file, "address", reason, why, name))
-        elif definition.address:
-            written[name] = definition.address
-    # When too few are left for those that would have to move, the cause is a newcomer on the lease of another: all
-    # others bring an address for the one that they take.
+) -> list[str]:
+    """Take back written addresses until those that would have to move find a place; the names that lost theirs.
+
+    When too few places are left, the cause is a newcomer on the lease of another: all others bring an address for the
+    one that they take.
+    """
+    late: list[str] = []
     while len(held.keys() - _settled(written, held).keys()) > _room(_taken(written, held, others), network):
-        name = max(n for n, address in written.items() if n not in held and address in held.values())
-        reason = f"{written.pop(name)} is leased to another mirror, and no other address is left for that one"
-        problems.append(Problem(by_name[name].file, "address", reason, hint, name))
-    return written, problems
+        late.append(max(n for n, address in written.items() if n not in held and address in held.values()))
+        del written[late[-1]]
+    return late
 
 
 def _settled(written: Mapping[str, IPv4Address], held: Mapping[str, IPv4Address]) -> dict[str, IPv4Address]:
@@ -115,11 +121,10 @@ def _room(taken: Collection[IPv4Address], network: NetworkSettings) -> int:
     return _count(network) - sum(_in_range(address, network) for address in taken)
 
 
-def _hint(gone: Collection[str], others: Mapping[str, IPv4Address], network: NetworkSettings) -> str:
-    """What would make room: the leases of mirrors that were removed."""
-    useful = sorted(name for name in gone if _in_range(others[name], network))
-    if useful:
-        return f"removed mirrors keep their addresses until: mirror-agent purge {' '.join(useful)}"
+def _hint(removed: Collection[str]) -> str:
+    """What would make room."""
+    if removed:
+        return f"removed mirrors keep their addresses until: mirror-agent purge {' '.join(sorted(removed))}"
     return "widen [network] range in the settings"
 
 

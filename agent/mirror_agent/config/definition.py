@@ -41,7 +41,7 @@ def _as_list(value: object) -> object:
     if isinstance(value, list):
         return value
     if not isinstance(value, str):
-        raise Mistake(f"is {values.kind(value)}, must be text in quotes, or a list of it")
+        raise Mistake(f"is {values.kind(value)}, must be text in quotes, or a list of it", form=True)
     return [value]
 
 
@@ -97,7 +97,7 @@ class DefinitionTable(Table):
     @classmethod
     def _sources(cls, sources: list[str], info: ValidationInfo) -> list[str]:
         if not sources:
-            raise Mistake("is an empty list")
+            raise Mistake("is an empty list", form=True)
         if len(set(sources)) < len(sources):
             raise Mistake(f"{shown(Counter(sources).most_common(1)[0][0])} is written twice")
         for source in sources:
@@ -210,7 +210,7 @@ def _bad_name(file: str, path: str) -> Problem:
 def _facts(candidate: Candidate, owner: int | None) -> Iterator[tuple[str, str]]:
     """What is wrong with the file itself, as (reason, hint)."""
     if candidate.kind == "link":
-        yield "is a link, and links are not followed", "put the file itself here (a link to /dev/null masks a name)"
+        yield "is a link, and links are not followed", "only a link to /dev/null has a meaning: no mirror"
     elif candidate.kind != "regular":
         yield "is not a regular file", ""
     if candidate.kind != "regular":
@@ -222,7 +222,7 @@ def _facts(candidate: Candidate, owner: int | None) -> Iterator[tuple[str, str]]
     if candidate.owner not in (0, owner):
         yield f"is owned by uid {candidate.owner}, not by root", f"chown root: {safe(candidate.path)}"
     if candidate.mode & 0o022:
-        who = "group or others" if candidate.mode & 0o002 else "its group"
+        who = {0o020: "its group", 0o002: "others"}.get(candidate.mode & 0o022, "group and others")
         yield f"can be written by {who}", f"chmod go-w {safe(candidate.path)}"
 
 

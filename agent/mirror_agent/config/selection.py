@@ -140,11 +140,12 @@ def _settle(chosen: dict[str, _Text], old: Mapping[str, _Text], settings: Settin
         lost: set[str] = set()
         for wanted in clashes:
             identity = next((claim.kind, claim.value) for claim in wanted.values())
-            ran = [name for name in wanted if identity in before.get(name, ())]
-            winner = ran[0] if len(ran) == 1 else None
-            for name in wanted.keys() - {winner}:
+            winners = [name for name in wanted if identity in before.get(name, ())]
+            if len(winners) > 1 and any(wanted[name].exclusive for name in winners):
+                winners = []
+            for name in wanted.keys() - winners:
                 lost.add(name)
-                yield _clash(name, winner, wanted, {n: chosen[n].definition.file for n in wanted})
+                yield _clash(name, winners, wanted, {n: chosen[n].definition.file for n in wanted})
         for name in lost:
             if name in old and chosen[name].content != old[name].content:
                 chosen[name] = old[name]
@@ -163,13 +164,13 @@ def _clashes(chosen: Mapping[str, _Text], settings: Settings) -> Iterator[dict[s
             yield wanted
 
 
-def _clash(loser: str, winner: str | None, wanted: Mapping[str, _Claim], files: Mapping[str, str]) -> Problem:
+def _clash(loser: str, winners: list[str], wanted: Mapping[str, _Claim], files: Mapping[str, str]) -> Problem:
     """Why a definition is not in force, naming the other file."""
     claim = wanted[loser]
     # Where nobody wins, those that are really in the way: two that pull from the same host do not clash.
-    others = [winner] if winner else [n for n in wanted if n != loser and (claim.exclusive or wanted[n].exclusive)]
+    others = winners or [n for n in wanted if n != loser and (claim.exclusive or wanted[n].exclusive)]
     named = ", ".join(files[name] for name in others[:2]) + (f" and {len(others) - 2} more" if others[2:] else "")
-    outcome = "which goes on" if winner else "and none of them is put into force"
+    outcome = f"which {'goes' if len(winners) == 1 else 'go'} on" if winners else "and none of them is put into force"
     hint = "take it out of one of them"
     match claim.kind, claim.exclusive, wanted[others[0]].exclusive:
         case "host", False, _:

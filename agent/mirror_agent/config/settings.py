@@ -90,7 +90,9 @@ class CertificatesTable(Table):
     """[certificates]: life times of the agent's own CA and of what it issues."""
 
     ca_days: Annotated[int, values.days(30, 7_300)] = Field(default=_CERTIFICATES.ca_days, examples=["3650"])
-    leaf_days: Annotated[int, values.days(1, 825)] = Field(default=_CERTIFICATES.leaf_days, examples=["90"])
+    leaf_days: Annotated[int, values.days(1, 825)] = Field(
+        default=_CERTIFICATES.leaf_days, examples=["90"], validate_default=True
+    )
 
     @field_validator("leaf_days")
     @classmethod

@@ -15,13 +15,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from mirror_agent.config.values import Mistake, closest, kind, safe
+from mirror_agent.config.values import Mistake, closest, kind, safe, shown
 from mirror_agent.model import Problem
 
 LARGEST_FILE = 64 * 2**10
 LONGEST_LINE = 1_000  # tomllib's time grows with the square of the parts of a dotted key: 15 s for one of 64 KiB
 
+MOST_PROBLEMS = 20  # of one file: whoever has more has put the wrong file here
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_TABLE = re.compile(r"\((?:'[^']*'(?:, |,)?)+\)")  # tomllib shows a table's name as a tuple
 
 # What tomllib says, and what helps.
 _ADVICE = (
@@ -57,8 +61,7 @@ def parse[T: Table](
     try:
         return schema.model_validate(raw, context=context), ()
     except ValidationError as error:
-        found = {_problem(detail, schema, file, mirror) for detail in error.errors(include_url=False)}
-        return None, tuple(sorted(found))
+        return None, tuple(_problems(error, schema, file, mirror))
 
 
 def keys(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -99,28 +102,36 @@ def _load(content: bytes) -> dict[str, Any]:
 def _syntax(message: str, text: str) -> Mistake:
     """tomllib's message, with its place in front.  No line is quoted: there could be a password in it."""
     place = _PLACE.search(message)
-    what = safe(_PLACE.sub("", message))
+    what = _TABLE.sub(lambda path: "[" + ".".join(re.findall(r"'([^']*)'", path[0])) + "]", _PLACE.sub("", message))
     if place and place[1]:
         where = f"line {place[1]}, column {place[2]}"
     else:
         where = f"line {len(text.splitlines()) or 1}, at the end of the file"
     hint = next((advice for start, advice in _ADVICE if what.startswith(start)), "")
-    return Mistake(f"is not TOML: {where}: {what}", hint)
+    return Mistake(f"is not TOML: {where}: {safe(what)}", hint)
 
 
-def _problem(detail: ErrorDetails, schema: type[BaseModel], file: str, mirror: str) -> Problem:
-    """One finding of pydantic as a problem."""
-    # An item of a list has the list's key: its value stands in the reason.
-    key = ".".join(safe(part) for part in detail["loc"] if isinstance(part, str))
-    mistake = _mistake(detail, key, dict(keys(schema)))
-    return Problem(file, key if mistake.key is None else mistake.key, mistake.reason, mistake.hint, mirror)
+def _problems(error: ValidationError, schema: type[BaseModel], file: str, mirror: str) -> Iterator[Problem]:
+    """What pydantic found, in the order of the keys."""
+    known = dict(keys(schema))
+    details = error.errors(include_url=False)
+    found: set[Problem] = set()
+    for detail in details[:MOST_PROBLEMS]:
+        # An item of a list has the list's key: its value stands in the reason.
+        parts = [part for part in detail["loc"] if isinstance(part, str)]
+        key = ".".join(part if _BARE.fullmatch(part) else shown(part) for part in parts)
+        mistake = _mistake(detail, key, known)
+        found.add(Problem(file, key if mistake.key is None else mistake.key, mistake.reason, mistake.hint, mirror))
+    yield from sorted(found)
+    if len(details) > MOST_PROBLEMS:
+        yield Problem(file, "", f"has {len(details) - MOST_PROBLEMS} more mistakes", "", mirror)
 
 
 def _mistake(detail: ErrorDetails, key: str, known: dict[str, FieldInfo]) -> Mistake:
     match detail["type"]:
         case "value_error":
             mistake: Mistake = detail["ctx"]["error"]
-            return mistake if mistake.hint else Mistake(mistake.reason, _example(key, known), mistake.key)
+            return Mistake(mistake.reason, _example(key, known)) if mistake.form else mistake
         case "missing":
             return Mistake("is missing", _example(key, known))
         case "extra_forbidden":
@@ -134,12 +145,10 @@ def _mistake(detail: ErrorDetails, key: str, known: dict[str, FieldInfo]) -> Mis
 
 
 def _example(key: str, known: dict[str, FieldInfo]) -> str:
-    field = known.get(key)
-    if field is None:
-        return ""
+    field = known[key]
     table, _, name = key.rpartition(".")
     if inner := _table(field):
-        names = ", ".join(inner.model_fields)
+        names = ", ".join(sorted(inner.model_fields))
         return f"a line [{key}], and below it: {names}"
     line = f"{name} = {field.examples[0]}" if field.examples else ""
     return f"for example, below [{table}]: {line}" if table else f"for example: {line}"
@@ -154,4 +163,4 @@ def _unknown(key: str, known: dict[str, FieldInfo]) -> str:
             return f"it belongs below [{home}]" if home else "it belongs to the top, before the first [table]"
     siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == table]
     meant = closest(name, siblings)
-    return f'did you mean "{meant}"?' if meant else "known here: " + ", ".join(siblings)
+    return f'did you mean "{meant}"?' if meant else "known here: " + ", ".join(sorted(siblings))

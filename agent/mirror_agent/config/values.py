@@ -60,13 +60,17 @@ _SHARED = frozenset({"/var/cache", "/var/lib", "/var/log", "/var/run", "/var/spo
 
 
 class Mistake(ValueError):
-    """A value that is refused: reason and hint for a person, and the key where it is not the value's own."""
+    """A value that is refused: reason and hint for a person, and the key where it is not the value's own.
 
-    def __init__(self, reason: str, hint: str = "", key: str | None = None) -> None:
+    `form` says that the value has not even the form of one: an example of the key helps.
+    """
+
+    def __init__(self, reason: str, hint: str = "", key: str | None = None, form: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.hint = hint
         self.key = key
+        self.form = form
 
 
 def safe(text: str) -> str:
@@ -103,9 +107,9 @@ def closest(word: str, words: Iterable[str]) -> str | None:
 def plain(value: object) -> str:
     """Text without control characters, quotes, %, $ and backslash.  Raises Mistake."""
     if not isinstance(value, str):
-        raise Mistake(f"is {kind(value)}, must be text in quotes")
+        raise Mistake(f"is {kind(value)}, must be text in quotes", form=True)
     if not value:
-        raise Mistake("is empty")
+        raise Mistake("is empty", form=True)
     for character in value:
         if not character.isprintable():
             raise Mistake(f"holds the control character U+{ord(character):04X}")
@@ -139,7 +143,7 @@ def host_name(value: str) -> str:
 
 def is_local(host: str) -> bool:
     """Does every resolver take this name for the machine itself?  (RFC 6761, 6.3)"""
-    return host == "localhost" or host.endswith((".localhost", "localhost.localdomain"))
+    return host in ("localhost", "localhost.localdomain") or host.endswith(".localhost")
 
 
 def is_address(host: str) -> bool:
@@ -226,7 +230,7 @@ def _refuse_local(host: str) -> None:
         (address.is_loopback, "a loopback address: the mirror itself"),
         (address.is_link_local, "a link-local address"),
         (address.is_multicast, "a multicast address"),
-        (address.is_unspecified or address == IPv4Address(2**32 - 1), "no host's address"),
+        (address.is_unspecified or address.is_reserved, "no host's address"),
     ):
         if bad:
             raise Mistake(f"{host} is {why}")
@@ -303,7 +307,7 @@ def days(low: int, high: int) -> PlainValidator:
 
     def parse(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
-            raise Mistake(f"is {kind(value)}, must be a whole number of days")
+            raise Mistake(f"is {kind(value)}, must be a whole number of days", form=True)
         if not low <= value <= high:
             raise Mistake(f"{value} is out of bounds", f"from {low} to {high} days")
         return value

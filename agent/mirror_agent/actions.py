@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 
-from mirror_agent.model import Document, File, Folder
+from mirror_agent.model import Document, Eviction, File, Folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +224,17 @@ class Publish(Action):
         return f"publish to {self.target}: {', '.join(self.changed)}"
 
 
+@dataclass(frozen=True, slots=True)
+class Evict(Action):
+    """Take images out of a mirror's store, live."""
+
+    eviction: Eviction
+
+    def __str__(self) -> str:
+        freed = f"{self.eviction.size / 2**20:,.0f} MiB"
+        return f"evict {len(self.eviction.images)} manifests, {len(self.eviction.blobs)} blobs: {freed}"
+
+
 # The order of the steps of one round.
 ORDER: tuple[type[Action], ...] = (
     CreateAuthority,
@@ -243,6 +254,7 @@ ORDER: tuple[type[Action], ...] = (
     AnnounceAddress,
     ProveMirror,
     RemoveNetwork,
+    Evict,
     Publish,
 )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
@@ -22,6 +22,7 @@ from mirror_agent.actions import (
     ClaimAddress,
     CreateAuthority,
     DeleteFile,
+    Evict,
     IssueCertificate,
     MakeFolder,
     ProveMirror,
@@ -37,7 +38,7 @@ from mirror_agent.actions import (
     WriteFile,
     WriteUnits,
 )
-from mirror_agent.host import files, journal, network, pairs, pull, quadlet, state
+from mirror_agent.host import files, journal, network, pairs, pull, quadlet, state, store
 from mirror_agent.host.containers import Containers
 from mirror_agent.host.namespace import edge_state
 from mirror_agent.host.systemd import BusLost, Systemd
@@ -133,10 +134,24 @@ def _one(step: Action, desired: Desired, observed: Observed, hands: Hands) -> No
             _prove(step, desired, observed)
         case RemoveNetwork():
             hands.containers.remove_network(step.network)
+        case Evict():
+            _evict(step, desired, observed)
         case Publish():
             _publish(step, desired)
         case _:
             raise AssertionError(f"no hands for {step!r}")
+
+
+def repair(desired: Desired) -> None:
+    """What a kill or a power cut left behind: torn pairs roll back, temporary files go.  Raises Trouble."""
+    paths = desired.paths
+    for folder in (paths.state, paths.accepted, paths.units):
+        files.sweep(folder)
+    for mirror in desired.mirrors:
+        for part in ("edge", "registry", "auth"):
+            files.sweep(paths.mirror(mirror.name) / part)
+        if was := pairs.repair(paths.mirror(mirror.name) / "tls"):
+            _log.warning(f"certificate repaired: {was}", mirror=mirror.name, upstream=mirror.upstream, action="repair")
 
 
 # --- single steps --------------------------------------------------------------------------------------------
@@ -211,7 +226,11 @@ def _reload_edge(step: ReloadEdge, desired: Desired, hands: Hands) -> None:
     if result != "done":
         raise Trouble(step.unit, f"its reload ended with {result!r}", f"journalctl -u {step.unit}")
     if not _answers(step.mirror, desired, hands, step.serial):
-        raise Trouble(step.unit, "the edge did not take the new configuration or certificate", f"journalctl -u {step.unit}")
+        if _answers(step.mirror, desired, hands):  # only the certificate was not taken: the one before comes back
+            pairs.rollback(desired.paths.mirror(step.mirror) / "tls")
+        raise Trouble(
+            step.unit, "the edge did not take the new configuration or certificate", f"journalctl -u {step.unit}"
+        )
 
 
 def _prove(step: ProveMirror, desired: Desired, observed: Observed) -> None:
@@ -222,6 +241,14 @@ def _prove(step: ProveMirror, desired: Desired, observed: Observed) -> None:
     proof = Proof(mirror.host, mirror.address, mirror.remote, image, datetime.now(UTC))
     state.save_proofs(desired.paths.proofs, {**state.load_proofs(desired.paths.proofs), mirror.name: proof})
     _log.info(f"serving: pulled {image} through https://{mirror.host}", **_fields(step, desired))
+
+
+def _evict(step: Evict, desired: Desired, observed: Observed) -> None:
+    root = desired.settings.cache.path / step.mirror / "registry"
+    try:
+        store.evict(root, step.eviction, observed.stores[step.mirror])
+    except OSError as error:
+        raise Trouble(str(error.filename or root), f"cannot be removed: {error.strerror}") from error
 
 
 def _publish(step: Publish, desired: Desired) -> None:

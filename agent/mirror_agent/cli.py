@@ -136,6 +136,7 @@ def plan_command(
     # here, since all other commands work on machines that have neither podman nor systemd
     from mirror_agent import observe  # noqa: PLC0415
     from mirror_agent.host.containers import Containers  # noqa: PLC0415
+    from mirror_agent.host.store import Stores  # noqa: PLC0415
     from mirror_agent.host.systemd import Systemd  # noqa: PLC0415
 
     paths = _paths(settings, definitions)
@@ -148,8 +149,11 @@ def plan_command(
     _complain(map(str, wanted.problems))
     if wanted.desired is None:
         raise typer.Exit(PROBLEM)
+    usage, _ = state.load_usage(paths.usage)
     announced = {container.start for container in containers.states()}  # the agent alone knows which were
-    observed, unreachable = observe.look(wanted.desired, memory, systemd, containers, (), announced)
+    observed, unreachable = observe.look(
+        wanted.desired, memory, systemd, containers, observe.Seen((), announced, usage, Stores())
+    )
     _complain(map(str, unreachable))
     steps = plan.plan(wanted.desired, observed, datetime.now(UTC))
     if as_json:
@@ -179,7 +183,9 @@ def status_command(as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def purge(names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Mirrors whose definition is gone.")]) -> None:
+def purge(
+    names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Mirrors whose definition is gone.")],
+) -> None:
     """Drop the cached data, certificate and address lease of removed mirrors.  There is no way back."""
     paths = Paths()
     if os.geteuid() != 0:
@@ -194,7 +200,9 @@ def purge(names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Mi
         cache = wanted.desired.settings.cache.path / name
         units = [path for path, file in files.tree(paths.units).items() if plan.unit_owner(file) == name]
         if name in wanted.desired.pods or name in wanted.desired.frozen or units:
-            _complain([f"{name}: its mirror exists (remove its definition first, and wait until the agent took it down)"])
+            _complain(
+                [f"{name}: its mirror exists (remove its definition first, and wait until the agent took it down)"]
+            )
             failed = True
         elif not (name in memory.leases or os.path.isdir(cache) or files.folder(paths.mirror(name))):
             _complain([f"{name}: there is nothing of that name (mirror-agent status shows what runs)"])

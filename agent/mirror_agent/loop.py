@@ -10,20 +10,21 @@ import json
 import queue
 import signal
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
 from pathlib import Path
 
-from mirror_agent import observe, plan, status, wish
+from mirror_agent import observe, plan, pods, status, wish
 from mirror_agent.actions import Action, ProveMirror, RestartUnits, StartUnits
-from mirror_agent.apply import Failures, Hands, apply
-from mirror_agent.host import files, journal, notify
+from mirror_agent.apply import Failures, Hands, apply, repair
+from mirror_agent.host import edge_log, files, journal, notify, state
 from mirror_agent.host.containers import Containers
+from mirror_agent.host.store import Stores
 from mirror_agent.host.systemd import BusLost, Systemd
-from mirror_agent.model import File, Mirror, Paths, Pod, Problem, Trouble
+from mirror_agent.model import File, Mirror, Paths, Pod, Problem, Role, Store, Trouble
 from mirror_agent.sources import SOURCES, Watched
+from mirror_agent.usage import Usage, account
 
 _log = journal.get()
 
@@ -33,6 +34,8 @@ LOOK_SECONDS = 60.0  # a full look even without an event: NFS, overflowing queue
 UNPROVED_SECONDS = 5.0  # while a mirror waits for the first pull by any client
 UNSETTLED_SECONDS = 2.0  # while something starts
 ALIVE_SECONDS = 20.0  # the watchdog is fed at least this often while nothing happens
+SCAN_SECONDS = 30.0  # between two looks into the caches: 20 µs a blob
+FORGET = timedelta(hours=1)  # an image that was used and is not cached after this time
 ROUNDS = 30  # of look, plan, apply in one go; more would mean that two rules fight
 BACKOFF_SECONDS = (2, 5, 15, 30, 60, 120, 300)
 _RELOAD = "reload"  # the hint of SIGHUP
@@ -125,11 +128,11 @@ class Agent:
         self._memory = Memory()
         self._systemd = Systemd()
         self._containers = Containers()
-        self._claimed: set[IPv4Address] = set()
-        self._announced: set[str] = set()
-        self._hands = Hands(self._systemd, self._containers, notify.watchdog, self._claimed, self._announced)
+        self._hands = Hands(self._systemd, self._containers, notify.watchdog, set(), set())
+        self._clients = Clients(paths)
         self._told: frozenset[Problem] = frozenset()
         self._shown = ""
+        self._repaired = False
         self._stopping = False
 
     def run(self) -> None:
@@ -148,6 +151,7 @@ class Agent:
             notify.stopping()
             for stop in stops:
                 stop()
+            self._clients.save()
             self._containers.close()
 
     def _signalled(self, number: int, _frame: object) -> None:
@@ -228,10 +232,13 @@ class Agent:
         wanted = wish.read(self._paths, memory, (major, minor))
         if wanted.desired is None:
             return None, None, wanted.problems
+        if not self._repaired:
+            repair(wanted.desired)
+            self._repaired = True
         desired, fallen = self._memory.fall_back(wanted.desired)
-        observed, unreachable = observe.look(
-            desired, memory, self._systemd, self._containers, self._claimed, self._announced
-        )
+        seen = observe.Seen(self._hands.claimed, self._hands.announced, *self._clients.look(desired))
+        observed, unreachable = observe.look(desired, memory, self._systemd, self._containers, seen)
+        self._clients.forget(observed.stores)
         return desired, observed, (*wanted.problems, *fallen, *unreachable)
 
     def _note(self, failures: Failures, desired: plan.Desired) -> None:
@@ -262,6 +269,48 @@ class Agent:
         except Trouble as trouble:
             journal.get().error(str(trouble), action="status")
         notify.status(shown.line)
+
+
+class Clients:
+    """What clients do with the mirrors, read from the edges' logs, and when to look into the caches."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._file = paths.usage
+        self._usage, self._cursor = state.load_usage(self._file)
+        self._stores = Stores()
+        self._scan = self._write = 0.0  # when next (monotonic)
+
+    def look(self, desired: plan.Desired) -> tuple[Mapping[str, Usage], Stores | None]:
+        """What is known now; the stores when it is time to look into them again."""
+        by_container = {pods.container_name(mirror.name, Role.EDGE): mirror.name for mirror in desired.mirrors}
+        lines, self._cursor = edge_log.read(tuple(by_container), self._cursor)
+        grouped: dict[str, list[tuple[datetime, str]]] = {}
+        for line in lines:
+            grouped.setdefault(by_container[line.container], []).append((line.at, line.text))
+        for name, told in grouped.items():
+            self._usage = {**self._usage, name: account(self._usage.get(name, Usage()), told)}
+        now = time.monotonic()
+        if now >= self._write:
+            self.save()
+            self._write = now + LOOK_SECONDS
+        if now < self._scan:
+            return self._usage, None
+        self._scan = now + SCAN_SECONDS
+        return self._usage, self._stores
+
+    def forget(self, stores: Mapping[str, Store]) -> None:
+        """Drop what was remembered of images that have left the caches."""
+        since = datetime.now(UTC) - FORGET
+        for name, store in stores.items():
+            if name in self._usage:
+                self._usage = {**self._usage, name: self._usage[name].only(store.needs.keys(), since)}
+
+    def save(self) -> None:
+        """Keep it for the next run.  A failure costs nothing but the newest uses."""
+        try:
+            state.save_usage(self._file, self._usage, self._cursor)
+        except Trouble as trouble:
+            journal.get().warning(str(trouble), action="usage")
 
 
 def _patience(shown: status.Status) -> float:

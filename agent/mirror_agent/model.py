@@ -9,6 +9,7 @@ that a mirror keeps.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -90,6 +91,11 @@ class Paths:
     def proofs(self) -> PurePosixPath:
         """File of the last real pull through each mirror."""
         return self.state / "proofs.json"
+
+    @property
+    def usage(self) -> PurePosixPath:
+        """File of what clients did: last use of images, counters."""
+        return self.state / "usage.json"
 
     @property
     def accepted(self) -> PurePosixPath:
@@ -358,3 +364,43 @@ class Proof:
     def covers(self, mirror: Mirror) -> bool:
         """Is this still the mirror that was proved?"""
         return (self.host, self.address, self.remote) == (mirror.host, mirror.address, mirror.remote)
+
+
+# --- what is cached ------------------------------------------------------------------------------------------
+
+type ImageName = tuple[str, str]  # (repository, digest of a manifest): one manifest as one repository has it
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A verified blob in the registry's store."""
+
+    size: int  # bytes
+    fetched: datetime  # when it came from the upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """What one mirror has cached.
+
+    `needs` has, for each manifest that is there, the digests it names: config and layers of an image, the manifests
+    of an index.  Not all of them need be there: a node pulls one platform of an index.
+    """
+
+    blobs: Mapping[str, Blob]  # by digest; manifests are blobs too
+    needs: Mapping[ImageName, tuple[str, ...]]
+    free: int  # bytes left on the file system
+
+    @property
+    def size(self) -> int:
+        """Bytes of all blobs."""
+        return sum(blob.size for blob in self.blobs.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """What is to leave a store: whole images, and the blobs that nobody needs then."""
+
+    images: tuple[ImageName, ...]
+    blobs: tuple[str, ...]
+    size: int  # bytes that get free

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 
 from mirror_agent import certificates
 from mirror_agent.host import files, namespace, pairs, pull, state
 from mirror_agent.host.containers import Containers
+from mirror_agent.host.store import Stores
 from mirror_agent.host.systemd import Systemd
 from mirror_agent.model import (
     Certificate,
@@ -18,13 +20,25 @@ from mirror_agent.model import (
     Mirror,
     Paths,
     Problem,
+    Store,
     Trouble,
 )
 from mirror_agent.plan import Desired, Observed, service_of
 from mirror_agent.targets import targets
+from mirror_agent.usage import Usage
 from mirror_agent.wish import Remembered
 
 NETWORK_PREFIX = "mirror-agent-"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What an agent that goes on working has found out before, and what it wants to be looked at."""
+
+    claimed: Collection[IPv4Address] = ()  # addresses that were probed and found free
+    announced: Collection[str] = ()  # starts of pods whose address was announced
+    usage: Mapping[str, Usage] = field(default_factory=dict)
+    stores: Stores | None = None  # None: the caches are not looked at this time
 
 
 def look(
@@ -32,18 +46,17 @@ def look(
     memory: Remembered,
     systemd: Systemd,
     containers: Containers,
-    claimed: Collection[IPv4Address],
-    announced: Collection[str],
+    seen: Seen,
 ) -> tuple[Observed, tuple[Problem, ...]]:
     """Everything that plan() compares.  What concerns one mirror or one target alone and fails is left empty.
 
     Raises Trouble where systemd or podman do not answer.
     """
     paths = desired.paths
-    seen = files_of(desired)
+    found = files_of(desired)
     running = containers.states()
     authority, trust = _authority(paths)
-    names = {service_of(path) for path in seen if path.parent == paths.units}
+    names = {service_of(path) for path in found if path.parent == paths.units}
     names |= {service_of(unit.path) for pod in desired.pods.values() for unit in pod.units}
     images = {image for pod in desired.pods.values() for image in pod.images}
     published, problems = _published(desired)
@@ -58,8 +71,8 @@ def look(
         if mirror.name in edges and not (proof and proof.covers(mirror)):
             cached[mirror.name] = pull.find_cached(desired.settings.cache.path / mirror.name / "registry") or ""
     observed = Observed(
-        files=seen,
-        folders={folder.path: found for folder in _wanted(desired) if (found := files.folder(folder.path))},
+        files=found,
+        folders={folder.path: there for folder in _wanted(desired) if (there := files.folder(folder.path))},
         units=systemd.units(sorted(names)),
         containers=running,
         edges=edges,
@@ -73,10 +86,19 @@ def look(
         proofs=proofs,
         cached=cached,
         published=published,
-        claimed=frozenset(claimed),
-        announced=frozenset(announced),
+        stores=_stores(desired, seen),
+        usage=seen.usage,
+        claimed=frozenset(seen.claimed),
+        announced=frozenset(seen.announced),
     )
     return observed, problems
+
+
+def _stores(desired: Desired, seen: Seen) -> dict[str, Store]:
+    if seen.stores is None:
+        return {}
+    root = desired.settings.cache.path
+    return {mirror.name: seen.stores.scan(root / mirror.name / "registry") for mirror in desired.mirrors}
 
 
 def files_of(desired: Desired) -> dict[PurePosixPath, File]:
@@ -100,7 +122,7 @@ def _edge(netns: str, mirror: Mirror) -> EdgeState | None:
 
 
 def _authority(paths: Paths) -> tuple[Certificate | None, str]:
-    if not files.tree(paths.authority):
+    if not pairs.exists(paths.authority):
         return None, ""
     pair = pairs.load(paths.authority)
     return certificates.facts(pair.certificate, pair.key), certificates.trust_bundle(pair.certificate)

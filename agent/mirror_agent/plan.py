@@ -14,7 +14,7 @@ from datetime import datetime
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 
-from mirror_agent import certificates, formats, pods
+from mirror_agent import certificates, eviction, formats, pods
 from mirror_agent.actions import (
     ORDER,
     Action,
@@ -22,6 +22,7 @@ from mirror_agent.actions import (
     ClaimAddress,
     CreateAuthority,
     DeleteFile,
+    Evict,
     IssueCertificate,
     MakeFolder,
     ProveMirror,
@@ -53,9 +54,11 @@ from mirror_agent.model import (
     Publication,
     Role,
     Settings,
+    Store,
     Trouble,
     UnitState,
 )
+from mirror_agent.usage import Usage
 
 # --- what should exist ---------------------------------------------------------------------------------------
 
@@ -136,6 +139,8 @@ class Observed:
     proofs: Mapping[str, Proof] = field(default_factory=dict)
     cached: Mapping[str, str] = field(default_factory=dict)  # by mirror: an image that some client has pulled
     published: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)  # by target, those that can be read
+    stores: Mapping[str, Store] = field(default_factory=dict)  # by mirror; empty when they were not looked at
+    usage: Mapping[str, Usage] = field(default_factory=dict)  # by mirror: what clients did
     claimed: frozenset[IPv4Address] = frozenset()  # probed by this agent and found free
     announced: frozenset[str] = frozenset()  # starts of pods whose address was announced
 
@@ -154,6 +159,7 @@ def plan(desired: Desired, observed: Observed, now: datetime) -> tuple[Action, .
         steps += _mirror(mirror, desired.pods[mirror.name], desired, observed, now)
     steps += _leftovers(desired, observed)
     steps += _reload(desired, observed, steps)
+    steps += _evict(desired, observed, now)
     steps += _publish(desired, observed)
     return tuple(sorted(steps, key=lambda step: ORDER.index(type(step))))
 
@@ -296,6 +302,21 @@ def _reload(desired: Desired, observed: Observed, steps: list[Action]) -> Iterat
     gone = {service_of(s.path) for s in steps if isinstance(s, DeleteFile) and s.path.parent == desired.paths.units}
     if units := tuple(sorted(stale | written | gone)):
         yield ReloadSystemd("", "unit files changed", units)
+
+
+def _evict(desired: Desired, observed: Observed, now: datetime) -> Iterator[Action]:
+    """Keep each mirror to its budget and the host to its floor of free space."""
+    caches = {
+        mirror.name: eviction.Cached(
+            observed.stores[mirror.name], mirror.budget, observed.usage.get(mirror.name, Usage()).used
+        )
+        for mirror in desired.mirrors
+        if mirror.name in observed.stores
+    }
+    for name, leaving in eviction.choose(caches, desired.settings.cache.free, now).items():
+        cached = caches[name]
+        over = cached.store.size > cached.budget
+        yield Evict(name, "over its budget" if over else "the host runs out of space", leaving)
 
 
 # --- publication ---------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
@@ -18,6 +19,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, Va
 
 from mirror_agent.host import files
 from mirror_agent.model import File, Proof, Trouble
+from mirror_agent.usage import Counters, Usage
 
 VERSION = 1
 LIMIT = 4 * 1024 * 1024  # bytes; a thousand mirrors take a tenth of it
@@ -59,6 +61,17 @@ class _Proofs(_Stored):
     proofs: dict[_Name, _Proof]
 
 
+class _Used(_Stored):
+    used: dict[str, AwareDatetime]  # by "repository@digest"
+    counters: dict[str, int]
+
+
+class _Usage(_Stored):
+    version: Literal[1] = 1
+    cursor: str  # of the journal
+    mirrors: dict[_Name, _Used]
+
+
 def load_leases(path: PurePosixPath) -> Mapping[str, IPv4Address]:
     """The addresses that mirrors keep, by mirror; none where there is no file yet.
 
@@ -89,6 +102,34 @@ def save_proofs(path: PurePosixPath, proofs: Mapping[str, Proof], owner: int = 0
         for name, proof in sorted(proofs.items())
     }
     return _save(path, _Proofs(proofs=stored), owner)
+
+
+def load_usage(path: PurePosixPath) -> tuple[Mapping[str, Usage], str]:
+    """What clients did, by mirror, and the journal's cursor up to which it was read; nothing where there is no file.
+
+    Raises Trouble where the file is damaged or written by a newer agent.
+    """
+    stored = _load(path, _Usage, "eviction then goes by when images were fetched, and counters begin anew")
+    if not stored:
+        return {}, ""
+    mirrors = {}
+    for name, mirror in stored.mirrors.items():
+        used = {(image.partition("@")[0], image.partition("@")[2]): at for image, at in mirror.used.items()}
+        known = {key: value for key, value in mirror.counters.items() if key in Counters.__slots__}
+        mirrors[name] = Usage(used, Counters(**known))
+    return mirrors, stored.cursor
+
+
+def save_usage(path: PurePosixPath, mirrors: Mapping[str, Usage], cursor: str, owner: int = 0) -> bool:
+    """Remember what clients did.  True when the file was not already so."""
+    stored = {
+        name: _Used(
+            used={f"{repository}@{digest}": at for (repository, digest), at in sorted(usage.used.items())},
+            counters=asdict(usage.counters),
+        )
+        for name, usage in sorted(mirrors.items())
+    }
+    return _save(path, _Usage(cursor=cursor, mirrors=stored), owner)
 
 
 def load_accepted(folder: PurePosixPath) -> Mapping[str, bytes]:

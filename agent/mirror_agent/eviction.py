@@ -1,0 +1,128 @@
+"""Floor 1: which images leave the cache when it has become too large.  Pure.
+
+Whole images go, the least recently used first; what another image needs as well stays.  Each mirror keeps to its
+budget; when the host runs out of space, the least recently used images of all mirrors go.  Whatever was used or
+fetched a moment ago stays, so that no pull that is under way loses what it has: a pull larger than the budget
+succeeds, and is trimmed afterwards.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from mirror_agent.model import Eviction, ImageName, Store
+
+GRACE = timedelta(minutes=10)  # longer than a client takes from a manifest to the blobs it names
+SLACK = 20  # trimming frees 1/20 more than it must, so that not each pull is followed by one
+
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """One mirror's cache, and what decides on it."""
+
+    store: Store
+    budget: int  # bytes
+    used: Mapping[ImageName, datetime] = field(default_factory=dict)  # last use by clients
+    pinned: Collection[ImageName] = ()
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Step:
+    """One image of one mirror, and what nobody needs when it has left after those before it."""
+
+    last_use: datetime
+    mirror: str
+    images: tuple[ImageName, ...]
+    blobs: tuple[str, ...]
+    size: int
+
+
+def choose(caches: Mapping[str, Cached], floor: int, now: datetime) -> Mapping[str, Eviction]:
+    """What leaves which mirror's cache, by mirror; `floor` are the bytes of the file system that are left to the host.
+
+    An image that no client used counts as used when it was fetched.  All caches lie on one file system.
+    """
+    leaving: dict[str, list[_Step]] = {}
+    rest: list[Iterator[_Step]] = []
+    for name, cached in caches.items():
+        steps = _steps(name, cached, now)
+        over = cached.store.size - cached.budget
+        leaving[name] = list(_until(steps, over + cached.budget // SLACK if over > 0 else 0))
+        rest.append(steps)
+    freed = sum(step.size for steps in leaving.values() for step in steps)
+    short = floor - min((cached.store.free for cached in caches.values()), default=floor) - freed
+    for step in _until(heapq.merge(*rest), short + floor // SLACK if short > 0 else 0):
+        leaving[step.mirror].append(step)
+    return {name: _together(steps) for name, steps in leaving.items() if steps}
+
+
+def _until(steps: Iterator[_Step], target: int) -> Iterator[_Step]:
+    """Steps until `target` bytes are free."""
+    while target > 0 and (step := next(steps, None)):
+        target -= step.size
+        yield step
+
+
+def _together(steps: list[_Step]) -> Eviction:
+    return Eviction(
+        images=tuple(image for step in steps for image in step.images),
+        blobs=tuple(digest for step in steps for digest in step.blobs),
+        size=sum(step.size for step in steps),
+    )
+
+
+def _steps(mirror: str, cached: Cached, now: datetime) -> Iterator[_Step]:
+    """All that may leave a mirror's cache, in the order in which it would: first what belongs to no image."""
+    store = cached.store
+    images = {root: frozenset(_members(root, store)) for root in _roots(store)}
+    blobs = {root: frozenset(_blobs(members, store)) for root, members in images.items()}
+    holders = Counter(digest for held in blobs.values() for digest in held)
+
+    def step(last_use: datetime, members: Collection[ImageName], candidates: Collection[str]) -> _Step:
+        gone = [digest for digest in candidates if not holders[digest] and store.blobs[digest].fetched <= now - GRACE]
+        return _Step(
+            last_use, mirror, tuple(sorted(members)), tuple(sorted(gone)), sum(store.blobs[d].size for d in gone)
+        )
+
+    if (orphans := step(_NEVER, (), store.blobs)).blobs:
+        yield orphans
+    for last_use, root in sorted((_last_use(members, cached), root) for root, members in images.items()):
+        if last_use > now - GRACE:
+            return
+        if not images[root].intersection(cached.pinned):
+            holders.subtract(blobs[root])
+            yield step(last_use, images[root], blobs[root])
+
+
+def _roots(store: Store) -> Iterator[ImageName]:
+    """Images that no index of their repository names: what clients ask for by tag."""
+    children = {(repository, need) for (repository, _), needs in store.needs.items() for need in needs}
+    return (image for image in store.needs if image not in children)
+
+
+def _members(root: ImageName, store: Store) -> Iterator[ImageName]:
+    """An image and, of an index, the images in it that are there.  An index may name an index."""
+    seen, left = {root}, [root]
+    while left:
+        image = left.pop()
+        yield image
+        children = {(root[0], need) for need in store.needs[image]} & store.needs.keys()
+        left += children - seen
+        seen |= children
+
+
+def _blobs(members: Collection[ImageName], store: Store) -> Iterator[str]:
+    for image in members:
+        yield from (digest for digest in (image[1], *store.needs[image]) if digest in store.blobs)
+
+
+def _last_use(members: Collection[ImageName], cached: Cached) -> datetime:
+    """Of an image as a whole: the latest use of any manifest of it, or when one was fetched."""
+    fetched = (cached.store.blobs[image[1]].fetched for image in members if image[1] in cached.store.blobs)
+    return max((*fetched, *(cached.used[image] for image in members if image in cached.used)), default=_NEVER)

@@ -1,0 +1,87 @@
+"""Floor 1: what clients did, from the lines of the edges' logs.  Pure.
+
+The edge logs one JSON object a request (quadlets/nginx.conf, log_format).  From it come the last use of each image,
+which eviction goes by, and the counters that status and metrics show.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from mirror_agent.model import ImageName
+
+_MANIFEST = re.compile(r"/v2/(?P<repository>[a-z0-9._/-]+)/manifests/[^/]+")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_CONTENT = re.compile(r"/(manifests|blobs)/[^/]+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Sums since the mirror was first defined."""
+
+    requests: int = 0
+    hits: int = 0  # answered from what is cached
+    misses: int = 0  # the upstream was asked
+    stale: int = 0  # answered from what is cached because the upstream did not answer in time
+    errors: int = 0  # 5xx
+    sent: int = 0  # bytes to clients
+
+    def __add__(self, other: Counters) -> Counters:
+        return Counters(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What clients did with one mirror."""
+
+    used: Mapping[ImageName, datetime] = field(default_factory=dict)  # last use, to the minute
+    counters: Counters = Counters()
+
+    def only(self, images: Collection[ImageName], since: datetime) -> Usage:
+        """This, without images that are not there any more; what was used after `since` may be on its way."""
+        kept = {image: at for image, at in self.used.items() if image in images or at >= since}
+        return Usage(kept, self.counters)
+
+
+def account(usage: Usage, lines: Iterable[tuple[datetime, str]]) -> Usage:
+    """What was known, and these lines of the edge's log with their times.  What is no line of it is passed over."""
+    used, counters = dict(usage.used), usage.counters
+    for at, line in lines:
+        try:
+            request = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(request, dict) or not isinstance(request.get("status"), int):
+            continue
+        counters += _count(request)
+        if image := _image(request):
+            used[image] = max(used.get(image, at), at).replace(second=0, microsecond=0)
+    return Usage(used, counters)
+
+
+def _count(request: Mapping[str, Any]) -> Counters:
+    cache, status = str(request.get("cache", "")), int(request["status"])
+    content = status < 400 and _CONTENT.search(str(request.get("uri", ""))) is not None
+    sent = request.get("sent")
+    return Counters(
+        requests=1,
+        hits=int(content and cache in ("", "HIT")),  # "": a blob, sent as it lies in the store
+        misses=int(content and cache in ("MISS", "EXPIRED")),
+        stale=int(content and cache in ("STALE", "UPDATING")),
+        errors=int(status >= 500),
+        sent=sent if isinstance(sent, int) else 0,
+    )
+
+
+def _image(request: Mapping[str, Any]) -> ImageName | None:
+    """The manifest that was asked for and given, by the digest that the answer told."""
+    match = _MANIFEST.fullmatch(str(request.get("uri", "")))
+    digest = str(request.get("digest", ""))
+    if not match or not _DIGEST.fullmatch(digest) or not 200 <= int(request["status"]) < 400:
+        return None
+    return match["repository"], digest

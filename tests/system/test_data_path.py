@@ -1,0 +1,419 @@
+"""The data path's promises, on a booted host: one pod per upstream, no agent anywhere."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import by_hand
+import pytest
+from box import Box
+from by_hand import CACHE, DOCKER, QUAY, STATE, Handmade
+
+INDEX = "application/vnd.oci.image.index.v1+json"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+APP = "demo/app"  # on every upstream
+MB = 1_000_000
+
+_HOLE = """
+table ip hole {
+  chain forward { type filter hook forward priority 0; oifname wan drop; iifname wan drop; }
+  chain input { type filter hook input priority 0; iifname wan drop; }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Box]:
+    """A host with two mirrors, and a node that can pull only through them."""
+    host = Box()
+    host.up(bare=True)
+    by_hand.pull_images(host)
+    mirrors = (QUAY, DOCKER)
+    by_hand.render(host, mirrors)
+    for mirror in mirrors:
+        by_hand.certify(host, mirror, 1)
+    by_hand.start(host, mirrors)
+    by_hand.publish(host, mirrors)
+    yield host
+    host.down()
+
+
+@pytest.fixture(autouse=True)
+def connected(box: Box) -> Iterator[None]:
+    """Every test ends with a whole internet and two mirrors that serve."""
+    yield
+    box.gw("nft", "delete", "table", "ip", "hole", check=False)
+    box.inet("tc", "qdisc", "del", "dev", "wan", "root", check=False)
+    box.mend_internet()
+    for mirror in (QUAY, DOCKER):
+        by_hand.wait_for(box, mirror)
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    seconds: float
+    size: int
+    headers: dict[str, str]
+    body: str
+
+    @property
+    def error(self) -> str:
+        return str(json.loads(self.body)["errors"][0]["code"])
+
+
+def ask(box: Box, mirror: Handmade, path: str, *options: str, patience: int = 40) -> Answer:
+    """One request from the node, by name, with TLS verified against the mirror's CA."""
+    report = "\\n%{json}\\n%{header_json}"
+    trust = f"/etc/containers/certs.d/{mirror.host}/ca.crt"
+    argv = ["curl", "-sS", "-m", str(patience), "--cacert", trust, "-w", report, *options]
+    said = box.node(*argv, f"https://{mirror.host}{path}").stdout
+    body, _, facts = said.partition('\n{"certs":')
+    facts, _, headers = ('{"certs":' + facts).partition("\n{")
+    told, fields = json.loads(facts), json.loads("{" + headers)
+    return Answer(
+        int(told["response_code"]), float(told["time_total"]), int(told["size_download"]),
+        {name: values[0] for name, values in fields.items()}, body,
+    )  # fmt: skip
+
+
+def manifest(box: Box, mirror: Handmade, repository: str, reference: str) -> Answer:
+    return ask(box, mirror, f"/v2/{repository}/manifests/{reference}", "-H", f"Accept: {INDEX}, {MANIFEST}")
+
+
+def blob_sum(box: Box, mirror: Handmade, repository: str, digest: str, *options: str) -> str:
+    """The SHA-256 of the bytes that a mirror serves."""
+    trust = f"/etc/containers/certs.d/{mirror.host}/ca.crt"
+    url = f"https://{mirror.host}/v2/{repository}/blobs/{digest}"
+    script = 'set -o pipefail; curl -sS --fail --cacert "$@" | sha256sum'
+    return box.node("bash", "-c", script, "sum", trust, *options, url).stdout.split()[0]
+
+
+def received(box: Box, source: str) -> int:
+    """Bytes that have come from one upstream."""
+    return box.bytes()[source].rx
+
+
+def layers(image: dict[str, Any]) -> list[dict[str, Any]]:
+    """Descriptors of all that a client fetches as blobs."""
+    part = image["platforms"]["linux/amd64"] if "platforms" in image else image
+    return [part["config"], *part["layers"]]
+
+
+def weight(image: dict[str, Any]) -> int:
+    return sum(int(blob["size"]) for blob in layers(image))
+
+
+def cold_pull(box: Box, reference: str, folder: str) -> None:
+    """A pull by a client that has nothing yet."""
+    box.node("skopeo", "copy", "--quiet", f"docker://{reference}", f"dir:/tmp/{folder}", timeout=300)
+    box.node("rm", "-rf", f"/tmp/{folder}")
+
+
+@contextmanager
+def throttled(box: Box, rate: str) -> Iterator[None]:
+    """Make the internet slow, so that downloads really overlap."""
+    box.inet("tc", "qdisc", "add", "dev", "wan", "root", "tbf", "rate", rate, "burst", "128k", "latency", "200ms")
+    yield
+    box.inet("tc", "qdisc", "del", "dev", "wan", "root")
+
+
+def black_hole(box: Box) -> None:
+    """Everything to and from the internet vanishes without an answer: connections that were open, too."""
+    box.gw("nft", "-f", "-", input=_HOLE)
+
+
+def cut(box: Box, how: str) -> None:
+    box.cut_internet() if how == "link down" else black_hole(box)
+
+
+def failed_units(box: Box) -> list[str]:
+    return box.exec("systemctl", "list-units", "--failed", "--plain", "--no-legend", "mirror-*").stdout.split("\n")[:-1]
+
+
+# --- what a node gets
+
+
+@pytest.mark.parametrize("mirror", [QUAY, DOCKER], ids=["anonymous", "with tokens"])
+def test_a_node_pulls_by_tag_and_by_digest(box: Box, mirror: Handmade) -> None:
+    image = box.images()[mirror.source][f"{APP}:1.0"]
+    box.node("podman", "pull", "--quiet", f"{mirror.source}/{APP}:1.0")
+    box.node("podman", "rmi", "--all", "--force")
+    box.node("podman", "pull", "--quiet", f"{mirror.source}/{APP}@{image['digest']}")
+    box.node("podman", "rmi", "--all", "--force")
+    for blob in layers(image):
+        assert f"sha256:{blob_sum(box, mirror, APP, blob['digest'])}" == blob["digest"]
+
+
+def test_one_cold_client_costs_the_image_once(box: Box) -> None:
+    image = box.push("quay.io", "once/app:1", layer_sizes=(20 * MB, 5 * MB))
+    before = received(box, "quay.io")
+    cold_pull(box, "quay.io/once/app:1", "once")
+    assert weight(image) <= received(box, "quay.io") - before < weight(image) * 1.02
+
+
+def test_six_cold_clients_cost_the_image_once(box: Box) -> None:
+    image = box.push("quay.io", "six/app:1", layer_sizes=(25 * MB, 10 * MB, 5 * MB))
+    before = received(box, "quay.io")
+    with throttled(box, "100mbit"), ThreadPoolExecutor(6) as clients:
+        list(clients.map(lambda n: cold_pull(box, "quay.io/six/app:1", f"six{n}"), range(6)))
+    assert weight(image) <= received(box, "quay.io") - before < weight(image) * 1.02
+
+
+def test_a_blob_of_two_repositories_crosses_once(box: Box) -> None:
+    image = box.push("quay.io", "first/app:1", layer_sizes=(10 * MB,))
+    box.inet("skopeo", "copy", "--quiet", "docker://quay.io/first/app:1", "docker://quay.io/second/app:1")
+    cold_pull(box, "quay.io/first/app:1", "shared")
+    before = received(box, "quay.io")
+    cold_pull(box, "quay.io/second/app:1", "shared")
+    assert received(box, "quay.io") - before < weight(image) * 0.02
+
+
+def test_a_part_of_a_blob(box: Box) -> None:
+    image = box.push("quay.io", "range/app:1", layer_sizes=(3 * MB,))
+    path = f"/v2/range/app/blobs/{layers(image)[1]['digest']}"
+    for _ in ("cold", "warm"):
+        answer = ask(box, QUAY, path, "-r", "1000000-1000099", "-o", "/dev/null")
+        assert (answer.status, answer.size) == (206, 100)
+    head = ask(box, QUAY, path, "--head")
+    assert head.status == 200
+    assert int(head.headers["content-length"]) == layers(image)[1]["size"]
+    assert head.headers["docker-content-digest"] == layers(image)[1]["digest"]
+
+
+def test_a_moved_tag_is_seen_after_its_time(box: Box) -> None:
+    """DOCKER has fresh = 2 (by_hand.py): for 2 s more the old one is served while it asks, then never again."""
+    old = box.push("docker.io", "moving/app:1", layer_sizes=(1000,))
+    assert manifest(box, DOCKER, "moving/app", "1").headers["docker-content-digest"] == old["digest"]
+    new = box.push("docker.io", "moving/app:1", layer_sizes=(1000,), seed=1)
+    time.sleep(4.5)
+    assert manifest(box, DOCKER, "moving/app", "1").headers["docker-content-digest"] == new["digest"]
+
+
+# --- what it refuses
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("path", ["/v2/", f"/v2/{APP}/manifests/1.0", f"/v2/{APP}/blobs/uploads/"])
+def test_it_is_read_only(box: Box, method: str, path: str) -> None:
+    answer = ask(box, QUAY, path, "-X", method, "--data-binary", "x" * 5000)
+    assert (answer.status, answer.error) == (405, "UNSUPPORTED")
+    assert answer.headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        (f"/v2/{APP}/manifests/no-such-tag", "MANIFEST_UNKNOWN"),
+        (f"/v2/{APP}/referrers/sha256:{'0' * 64}", "NAME_UNKNOWN"),
+        ("/v2/_catalog", "NAME_UNKNOWN"),
+        ("/", "NAME_UNKNOWN"),
+    ],
+)
+def test_what_it_does_not_have_is_an_error_that_clients_read(box: Box, path: str, code: str) -> None:
+    answer = ask(box, QUAY, path, "--path-as-is")
+    assert (answer.status, answer.error) == (404, code)
+
+
+def test_a_digest_does_not_open_another_repository(box: Box) -> None:
+    image = box.push("quay.io", "mine/app:1", layer_sizes=(1000,))
+    assert manifest(box, QUAY, "mine/app", image["digest"]).status == 200
+    assert manifest(box, QUAY, "yours/app", image["digest"]).status != 200
+
+
+def test_a_path_leads_nowhere_else(box: Box) -> None:
+    for path in ("/v2/../../etc/passwd", "/v2/x/blobs/../../../etc/passwd", "/v2/x/blobs/sha256:%2e%2e%2f/data"):
+        assert ask(box, QUAY, path, "--path-as-is").status in (400, 404)
+
+
+@pytest.mark.parametrize("port", [5000, 8081, 8082])
+def test_inner_ports_are_not_on_the_lan(box: Box, port: int) -> None:
+    tried = box.node("curl", "-s", "-m", "2", f"http://{QUAY.address}:{port}/", check=False)
+    assert tried.returncode == 7  # refused
+
+
+# --- the internet is away
+
+
+@pytest.mark.parametrize("how", ["link down", "black hole"])
+def test_what_is_cached_is_served_while_the_internet_is_away(box: Box, how: str) -> None:
+    image = box.push("docker.io", "library/cut:1", layer_sizes=(2 * MB,))
+    cold_pull(box, "docker.io/library/cut:1", "cut")
+    time.sleep(4.5)  # DOCKER's tags are stale after 4 s: it has to ask
+    cut(box, how)
+    digest = manifest(box, DOCKER, "library/cut", image["digest"])
+    assert digest.status == 200
+    assert digest.seconds < 1
+    for blob in layers(image):
+        assert blob_sum(box, DOCKER, "library/cut", blob["digest"]) == blob["digest"].removeprefix("sha256:")
+    times = []
+    for _ in range(5):
+        answer = manifest(box, DOCKER, "library/cut", "1")
+        assert answer.status == 200
+        assert answer.headers["docker-content-digest"] == image["digest"]
+        times.append(answer.seconds)
+    print(f"\n{how}: stale tag {' '.join(f'{seconds:.3f}' for seconds in times)} s")
+    assert times[0] < 4  # the one that finds it out
+    assert max(times[1:]) < 1
+
+
+@pytest.mark.parametrize("how", ["link down", "black hole"])
+def test_what_is_not_cached_fails_in_time(box: Box, how: str) -> None:
+    """containerd waits for 30 s."""
+    cut(box, how)
+    tag = manifest(box, QUAY, f"absent/{how.replace(' ', '-')}", "1")
+    blob = ask(box, QUAY, f"/v2/absent/app/blobs/sha256:{'1' * 64}")
+    print(f"\n{how}: tag {tag.status} {tag.seconds:.1f} s, blob {blob.status} {blob.seconds:.1f} s")
+    assert tag.status in (404, 503)
+    assert tag.error in ("MANIFEST_UNKNOWN", "UNAVAILABLE")
+    assert tag.seconds < 30
+    assert blob.error in ("BLOB_UNKNOWN", "UNAVAILABLE")
+
+
+def test_it_recovers_by_itself(box: Box) -> None:
+    image = box.push("quay.io", "later/app:1", layer_sizes=(1000,))
+    black_hole(box)
+    assert manifest(box, QUAY, "later/app", "1").status != 200
+    box.gw("nft", "delete", "table", "ip", "hole")
+    deadline = time.monotonic() + 45
+    while (answer := manifest(box, QUAY, "later/app", "1")).status != 200:
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    assert answer.headers["docker-content-digest"] == image["digest"]
+
+
+@pytest.mark.parametrize("how", ["link down", "black hole"])
+def test_a_restarted_pod_serves_what_it_had(box: Box, how: str) -> None:
+    image = warm(box, f"restart/{how.replace(' ', '-')}")
+    cut(box, how)
+    box.exec("systemctl", "restart", "mirror-quay-pod.service")
+    by_hand.wait_for(box, QUAY)
+    serves_all(box, image, tag_within=4)
+
+
+@pytest.mark.parametrize("end", ["reboot", "power cut"])
+def test_a_host_that_comes_back_without_internet_serves_what_it_had(box: Box, end: str) -> None:
+    image = warm(box, f"boot/{end.replace(' ', '-')}")
+    box.cut_internet()
+    if end == "reboot":
+        box.reboot()
+    else:
+        box.kill()
+        box.start()
+    by_hand.wait_for(box, QUAY)
+    serves_all(box, image, tag_within=4)
+    assert not failed_units(box)
+
+
+def warm(box: Box, repository: str) -> tuple[str, dict[str, Any]]:
+    image = box.push("quay.io", f"{repository}:1", layer_sizes=(2 * MB,))
+    cold_pull(box, f"quay.io/{repository}:1", "warm")
+    manifest(box, QUAY, repository, image["digest"])
+    return repository, image
+
+
+def serves_all(box: Box, image: tuple[str, dict[str, Any]], tag_within: float) -> None:
+    repository, content = image
+    by_digest = manifest(box, QUAY, repository, content["digest"])
+    assert by_digest.status == 200
+    assert by_digest.seconds < 1
+    by_tag = manifest(box, QUAY, repository, "1")
+    print(f"\ntag after a restart: {by_tag.status} {by_tag.seconds:.3f} s")
+    assert by_tag.status == 200
+    assert by_tag.headers["docker-content-digest"] == content["digest"]
+    assert by_tag.seconds < tag_within
+    cold_pull(box, f"quay.io/{repository}:1", "again")
+
+
+# --- running through change
+
+
+def test_a_reload_brings_the_new_certificate_and_cuts_no_download(box: Box) -> None:
+    image = box.push("quay.io", "reload/app:1", layer_sizes=(20 * MB,))
+    blob = layers(image)[1]["digest"]
+    blob_sum(box, QUAY, "reload/app", blob)  # warm: a static file
+    with ThreadPoolExecutor(1) as background:
+        slow = background.submit(blob_sum, box, QUAY, "reload/app", blob, "--limit-rate", "8M")
+        time.sleep(0.5)
+        by_hand.certify(box, QUAY, 77)
+        box.exec("systemctl", "reload", "mirror-quay-edge.service")
+        deadline = time.monotonic() + 5  # a HUP says nothing back
+        while served_serial(box, QUAY) != 77:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert not slow.done()
+        assert f"sha256:{slow.result(60)}" == blob
+
+
+def test_a_broken_configuration_does_not_reach_the_running_edge(box: Box) -> None:
+    conf = f"{STATE}/quay/edge/nginx.conf"
+    good = box.exec("cat", conf).stdout
+    box.exec("sh", "-c", f"echo broken >> {conf}")
+    reload = box.exec("systemctl", "reload", "mirror-quay-edge.service", check=False)
+    box.exec("sh", "-c", f"cat > {conf}", input=good)
+    assert reload.returncode != 0
+    assert ask(box, QUAY, "/v2/").status == 200
+    box.exec("systemctl", "reload", "mirror-quay-edge.service")
+
+
+def test_the_edge_tells_which_configuration_it_runs(box: Box) -> None:
+    told = box.exec("podman", "exec", "mirror-quay-edge", "curl", "-s", "http://127.0.0.1:8081/healthz").stdout
+    assert len(told) == 16
+    assert f'return 200 "{told}"' in box.exec("cat", f"{STATE}/quay/edge/nginx.conf").stdout
+
+
+@pytest.mark.parametrize("role", ["edge", "registry"])
+def test_a_killed_container_is_back_at_once(box: Box, role: str) -> None:
+    box.exec("podman", "kill", "--signal", "KILL", f"mirror-quay-{role}")
+    deadline = time.monotonic() + 10
+    while box.exec("podman", "ps", "-q", "--filter", f"name=mirror-quay-{role}").stdout == "":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    by_hand.wait_for(box, QUAY)
+    assert manifest(box, QUAY, APP, "1.0").status == 200
+
+
+def test_a_stop_in_mid_download_is_no_failure(box: Box) -> None:
+    box.push("quay.io", "stop/app:1", layer_sizes=(40 * MB,))
+    with throttled(box, "10mbit"), ThreadPoolExecutor(1) as background:
+        pull = background.submit(cold_pull, box, "quay.io/stop/app:1", "stop")
+        time.sleep(2)
+        box.exec("systemctl", "stop", "mirror-quay-pod.service")
+        assert not failed_units(box)
+        box.exec("systemctl", "start", "mirror-quay-pod.service")
+        with suppress(AssertionError):  # skopeo may or may not have the patience
+            pull.result()
+    cold_pull(box, "quay.io/stop/app:1", "stop")
+
+
+def test_torn_cache_files_of_a_power_cut_are_not_served(box: Box) -> None:
+    image = box.push("quay.io", "torn/app:1", layer_sizes=(1000,))
+    cold_pull(box, "quay.io/torn/app:1", "torn")
+    box.kill()
+    torn = tear(box.machine.state / f"cache/upper{CACHE}/quay/edge/meta")
+    assert torn > 0
+    box.start()
+    by_hand.wait_for(box, QUAY)
+    assert manifest(box, QUAY, "torn/app", image["digest"]).headers["docker-content-digest"] == image["digest"]
+    cold_pull(box, "quay.io/torn/app:1", "torn")
+
+
+def tear(folder: Path) -> int:
+    """Damage files as a power cut does: the header had reached the disk, the end had not."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    for file in files:
+        file.write_bytes(file.read_bytes()[:-50] + bytes(50))
+    return len(files)
+
+
+def served_serial(box: Box, mirror: Handmade) -> int:
+    script = 'openssl s_client -connect "$1:443" -servername "$2" </dev/null 2>/dev/null | openssl x509 -noout -serial'
+    said = box.node("bash", "-c", script, "serial", mirror.address, mirror.host).stdout
+    return int(said.strip().removeprefix("serial="), 16)

@@ -43,7 +43,7 @@ class Usage:
     counters: Counters = Counters()
 
     def only(self, images: Collection[ImageName], since: datetime) -> Usage:
-        """This, without images that are not there any more; what was used after `since` may be on its way."""
+        """Without images that are not there any more; what was used after `since` may be on its way."""
         kept = {image: at for image, at in self.used.items() if image in images or at >= since}
         return Usage(kept, self.counters)
 

@@ -2,7 +2,8 @@
 
 A stage's folder is NAME-KEY, KEY being a hash of its ingredients: when they change, the name changes and
 the stage is made again. A folder appears by rename when it is whole, so a build may be killed anywhere.
-Who uses a folder holds a shared flock on it; only folders that nobody holds are ever removed.
+Who uses a folder holds a shared flock on it, and a box that is to be booted again has a link to it; only folders
+without either are ever removed.
 """
 
 from __future__ import annotations
@@ -77,10 +78,11 @@ def _make(stage: Stage) -> None:
 
 
 def _remove_old(stages: Sequence[Stage]) -> None:
+    linked = {link.readlink() for link in CACHE.glob("boxes/*/*") if link.is_symlink()}
     for stage in stages:
         os.utime(stage.path)
         generations = sorted(CACHE.glob(f"{stage.name}-*"), key=lambda p: p.stat().st_mtime, reverse=True)
-        for old in generations[GENERATIONS:]:
+        for old in set(generations[GENERATIONS:]) - linked:
             with suppress(BlockingIOError), _folder_lock(old, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 say(f"removing {old.name}, which nothing uses any more")
                 remove(old)

@@ -58,6 +58,20 @@ def test_a_build_that_fails_leaves_nothing_that_looks_finished() -> None:
     assert [file.name for file in whole.path.iterdir()] == ["file"]
 
 
+def test_what_a_box_was_made_of_stays_until_the_box_goes() -> None:
+    first, *others = (Stage("one", number, writing("")) for number in range(4))
+    cache.build([first])
+    state = cache.CACHE / "boxes" / "main"
+    state.mkdir(parents=True)
+    (state / "ROOTFS").symlink_to(first.path)
+    for stage in others:
+        cache.build([stage])
+    assert first.path.exists()
+    (state / "ROOTFS").unlink()
+    cache.build([Stage("one", "new", writing(""))])
+    assert not first.path.exists()
+
+
 def test_old_generations_go_but_those_in_use_stay() -> None:
     first, *others = (Stage("one", number, writing("")) for number in range(4))
     cache.build([first])

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from box import Box
 from box.topology import CACHE_HOST, GATEWAY, NODE
 
@@ -86,7 +87,8 @@ def test_jobs_run_side_by_side_and_each_tells_how_it_ended(box: Box) -> None:
         systemd.reset_failed("mirror-fails.service")
         systemd.reset_failed("mirror-nope.service")
         stopped = systemd.stop([*many, "mirror-nope.service"], 30)
-        seen({"results": results, "took": took, "others": others, "late": late, "stopped": sorted(set(stopped.values())),
+        seen({"results": results, "took": took, "others": others, "late": late,
+              "stopped": sorted(set(stopped.values())),
               "states": {name: [state.load, state.active] for name, state in states.items()}})
         """,
     )
@@ -137,7 +139,6 @@ def test_a_lost_bus_ends_every_wait(box: Box) -> None:
         time.sleep(1)
         seen({"answer": answer, "lost": systemd.lost.is_set(), "last": heard[-1], "again": again,
               "anew": Systemd().version()})
-        os._exit(0)
         """,
     )
     assert "was lost" in answer["answer"][0]
@@ -301,7 +302,9 @@ def test_an_announcement_makes_peers_forget_the_old_mac(box: Box) -> None:
         run(box, announced + "\nseen(None)")
         box.node("ping", "-c1", "-W1", FREE)
         assert "02:00:00:00:00:02" in box.node("ip", "neigh", "show", FREE).stdout
-        wrong = run(box, 'seen(trouble(network.announce, "/run/netns/two", IPv4Address("10.0.0.59"), "02:00:00:00:00:09"))')
+        wrong = run(
+            box, 'seen(trouble(network.announce, "/run/netns/two", IPv4Address("10.0.0.59"), "02:00:00:00:00:09"))'
+        )
         assert "no interface of its pod has the MAC" in wrong
     finally:
         for name in ("one", "two"):

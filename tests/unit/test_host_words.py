@@ -59,10 +59,9 @@ def test_units_of_quadlet_files() -> None:
 
 
 def test_complaints_lose_the_noise_but_nothing_else() -> None:
+    complaint = "converting \"a.container\": unsupported key 'X' in group 'Container' in {}a.container"
     said = (
         "quadlet-generator[77]: Loading source unit file /tmp/s/a.container\n"
-        "quadlet-generator[77]: converting \"a.container\": unsupported key 'X' in group 'Container' in /tmp/s/a.container\n"
+        f"quadlet-generator[77]: {complaint.format('/tmp/s/')}\n"
     )
-    assert quadlet.complaints(said, "/tmp/s") == [
-        "converting \"a.container\": unsupported key 'X' in group 'Container' in a.container"
-    ]
+    assert quadlet.complaints(said, "/tmp/s") == [complaint.format("")]

@@ -41,6 +41,7 @@ class Events:
         self._stopped = threading.Event()
         self._wire: socket.socket | None = None
         self._lock = threading.Lock()  # between stop() and a stream that is being opened
+        self._wait = FIRST_WAIT_S  # until the next attempt
         self._since = int(time.time())
         self._seen: deque[tuple[int, str, str]] = deque(maxlen=512)
         self._thread = threading.Thread(target=self._run, name="podman-events", daemon=True)
@@ -56,14 +57,12 @@ class Events:
         self._thread.join(LONGEST_WAIT_S)
 
     def _run(self) -> None:
-        wait = FIRST_WAIT_S
         while not self._stopped.is_set():
-            began = time.monotonic()
             # podman restarts, or is not up yet: the daemon learns of a dead podman from its own calls
             with contextlib.suppress(APIError, OSError, ValueError):
                 self._read()
-            wait = FIRST_WAIT_S if time.monotonic() - began > LONGEST_WAIT_S else min(2 * wait, LONGEST_WAIT_S)
-            self._stopped.wait(wait)
+            self._stopped.wait(self._wait)
+            self._wait = min(2 * self._wait, LONGEST_WAIT_S)
 
     def _read(self) -> None:
         asked = {"filters": '{"type":["container"]}', "since": str(self._since), "stream": "true"}
@@ -71,6 +70,7 @@ class Events:
             response = client.get(f"/events?{urlencode(asked)}", stream=True)
             with contextlib.closing(response):
                 response.raise_for_status()
+                self._wait = FIRST_WAIT_S
                 self._open(response.raw.fileno())
                 try:
                     for line in response.iter_lines(chunk_size=None):

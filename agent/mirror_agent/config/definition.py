@@ -12,9 +12,9 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from mirror_agent.config import values
+from mirror_agent.config import registries, values
 from mirror_agent.config.toml import LARGEST_FILE, Table, parse
-from mirror_agent.config.values import Mistake, plain, safe, shown, text
+from mirror_agent.config.words import Mistake, kind, plain, safe, shown, text
 from mirror_agent.model import Candidate, Definition, Policy, Problem, Settings
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
@@ -36,12 +36,12 @@ class Context:
 
 def _as_list(value: object) -> object:
     """One source is written without brackets.  Docker Hub, written so, also has the name that old recipes use."""
-    if value == values.DOCKER_HUB:
-        return [values.DOCKER_HUB, values.DOCKER_REGISTRY]
+    if value == registries.DOCKER_HUB:
+        return [registries.DOCKER_HUB, registries.DOCKER_REGISTRY]
     if isinstance(value, list):
         return value
     if not isinstance(value, str):
-        raise Mistake(f"is {values.kind(value)}, must be text in quotes, or a list of it", form=True)
+        raise Mistake(f"is {kind(value)}, must be text in quotes, or a list of it", form=True)
     return [value]
 
 
@@ -67,10 +67,10 @@ class DefinitionTable(Table):
     upstream: UpstreamTable = UpstreamTable()
     cache: CacheTable = CacheTable()
     policy: Annotated[Policy, text(values.policy)] = Field(default=Policy.NEVER, examples=[f'"{Policy.NEVER}"'])
-    probe: Annotated[str | None, text(values.probe)] = Field(default=None, examples=['"podman/hello:latest"'])
-    host: Annotated[str | None, text(values.host_name)] = Field(default=None, examples=['"quay.mirror.lan"'])
+    probe: Annotated[str | None, text(registries.probe)] = Field(default=None, examples=['"podman/hello:latest"'])
+    host: Annotated[str | None, text(registries.host_name)] = Field(default=None, examples=['"quay.mirror.lan"'])
     address: Annotated[IPv4Address | None, text(values.address)] = Field(default=None, examples=['"10.0.0.4"'])
-    source: Annotated[list[Annotated[str, text(values.source)]], BeforeValidator(_as_list)] = Field(
+    source: Annotated[list[Annotated[str, text(registries.source)]], BeforeValidator(_as_list)] = Field(
         examples=['"quay.io"']
     )
     remote: str | None = Field(default=None, examples=['"https://quay.io"'], validate_default=True)
@@ -79,7 +79,7 @@ class DefinitionTable(Table):
     @classmethod
     def _qualify(cls, host: str, info: ValidationInfo) -> str:
         """A name without a dot is one of the settings' domain."""
-        return host if "." in host else values.host_name(f"{host}.{_context(info).settings.domain}")
+        return host if "." in host else registries.host_name(f"{host}.{_context(info).settings.domain}")
 
     @field_validator("address")
     @classmethod
@@ -109,7 +109,7 @@ class DefinitionTable(Table):
     @classmethod
     def _remote(cls, value: object, info: ValidationInfo) -> str | None:
         if value is not None:  # TOML has no null: it is the default
-            return _checked(values.remote(plain(value)), info)
+            return _checked(registries.remote(plain(value)), info)
         if "source" not in info.data:
             return None
         try:
@@ -119,13 +119,13 @@ class DefinitionTable(Table):
 
 
 def _default_remote(sources: list[str]) -> str:
-    registries = list(dict.fromkeys(values.registry_of(source) for source in sources))
-    if len(registries) > 1:
+    hosts = list(dict.fromkeys(registries.registry_of(source) for source in sources))
+    if len(hosts) > 1:
         raise Mistake(
-            f"{shown(registries[0])} and {shown(registries[1])} are two registries, one mirror serves one",
+            f"{shown(hosts[0])} and {shown(hosts[1])} are two registries, one mirror serves one",
             "one file for each; or, where both are names of one registry, say which with remote",
         )
-    return values.remote(f"https://{registries[0]}")
+    return registries.remote(f"https://{hosts[0]}")
 
 
 def _checked(remote: str, info: ValidationInfo) -> str:
@@ -140,7 +140,7 @@ def _checked(remote: str, info: ValidationInfo) -> str:
     if "host" in info.data and host == _own_host(info):
         raise Mistake(f"{shown(remote)} is the mirror itself", "the remote is the registry to be mirrored")
     network = _context(info).settings.network
-    if values.is_address(host) and network.first <= IPv4Address(host) <= network.last:
+    if registries.is_address(host) and network.first <= IPv4Address(host) <= network.last:
         raise Mistake(f"{shown(remote)} has an address of the mirrors: {network.first}-{network.last}")
     return remote
 
@@ -239,5 +239,5 @@ def _definition(name: str, file: str, table: DefinitionTable, remote: str) -> De
         credentials=table.upstream.credentials,
         budget=table.cache.budget,
         fresh=table.cache.fresh,
-        probe=table.probe or values.PROBES.get(remote),
+        probe=table.probe or registries.PROBES.get(remote),
     )

@@ -8,9 +8,9 @@ from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from mirror_agent.config import values
+from mirror_agent.config import registries, values
 from mirror_agent.config.toml import Table, parse
-from mirror_agent.config.values import Mistake, shown, text
+from mirror_agent.config.words import Mistake, safe, shown, text
 from mirror_agent.model import (
     CacheSettings,
     CertificateSettings,
@@ -82,8 +82,10 @@ class CacheTable(Table):
 class ImagesTable(Table):
     """[images]: what runs in a pod."""
 
-    edge: Annotated[str, text(values.image)] = Field(default=_IMAGES.edge, examples=[f'"{_IMAGES.edge}"'])
-    registry: Annotated[str, text(values.image)] = Field(default=_IMAGES.registry, examples=[f'"{_IMAGES.registry}"'])
+    edge: Annotated[str, text(registries.image)] = Field(default=_IMAGES.edge, examples=[f'"{_IMAGES.edge}"'])
+    registry: Annotated[str, text(registries.image)] = Field(
+        default=_IMAGES.registry, examples=[f'"{_IMAGES.registry}"']
+    )
 
 
 class CertificatesTable(Table):
@@ -123,7 +125,7 @@ class PublishTable(Table):
 class SettingsTable(Table):
     """agent.toml.  The order counts: a key is checked against those before it."""
 
-    domain: Annotated[str, text(values.domain)] = Field(examples=['"mirror.lan"'])
+    domain: Annotated[str, text(registries.domain)] = Field(examples=['"mirror.lan"'])
     network: NetworkTable
     cache: CacheTable = CacheTable()
     images: ImagesTable = ImagesTable()
@@ -143,7 +145,7 @@ class SettingsTable(Table):
 
 def parse_settings(file: str, content: bytes) -> tuple[Settings | None, tuple[Problem, ...]]:
     """agent.toml as settings with every default filled in, or None and every mistake in it."""
-    table, problems = parse(SettingsTable, values.safe(file), content, None)
+    table, problems = parse(SettingsTable, safe(file), content, None)
     if table is None:
         return None, problems
     lan = table.network

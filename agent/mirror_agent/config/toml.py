@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from mirror_agent.config.values import Mistake, closest, kind, safe, shown
+from mirror_agent.config.words import Mistake, closest, kind, safe, shown
 from mirror_agent.model import Problem
 
 LARGEST_FILE = 64 * 2**10

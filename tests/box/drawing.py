@@ -106,7 +106,9 @@ class Board:
             say(text)
 
     def _line(self, cells: Sequence[str]) -> str:
-        widths = [max(len(line[i]) for line in (self._columns, *self._cells.values())) for i in range(len(self._columns))]
+        widths = [
+            max(len(line[i]) for line in (self._columns, *self._cells.values())) for i in range(len(self._columns))
+        ]
         return "  ".join(_coloured(cell, width) for cell, width in zip(cells, widths, strict=True))
 
 
@@ -114,4 +116,4 @@ def _coloured(cell: str, width: int) -> str:
     """A padded cell, its first word in its colour."""
     word = cell.partition(" ")[0]
     padded = cell.ljust(width)
-    return styled(word, _STYLES[word]) + padded[len(word):] if word in _STYLES else padded
+    return styled(word, _STYLES[word]) + padded[len(word) :] if word in _STYLES else padded

@@ -79,7 +79,10 @@ class Machine:
         layers = {layer: (self.state / layer).readlink() for layer in _LAYERS}
         if missing := [str(path) for path in layers.values() if not path.exists()]:
             raise BoxError(f"box {self.name} cannot boot", f"{missing[0]} was built again since", "`box up`")
-        self.cgroup.mkdir(parents=True, exist_ok=True)
+        try:
+            self.cgroup.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BoxError("no cgroup for the box", str(error), "in a container, it must be a privileged one") from None
         held = [cache.hold(path) for path in layers.values()]
         try:
             with (self.state / "console.log").open("ab") as console:

@@ -284,6 +284,7 @@ def _run(batch: Sequence[StartUnits | RestartUnits], desired: Desired, hands: Ha
     failures: Failures = []
     for step in batch:
         hands.alive()
+        hands.claimed.discard(_mirror(desired, step.mirror).address)  # held from now on, or to be probed again
         bad = [unit for unit in step.units if results[unit] != "done"]
         if bad:
             how = ", ".join(f"{unit} ended with {results[unit]!r}" for unit in bad)

@@ -177,19 +177,24 @@ def _host(desired: Desired, observed: Observed) -> Iterator[Action]:
 
 
 def _mirror(mirror: Mirror, pod: Pod, desired: Desired, observed: Observed, now: datetime) -> list[Action]:
-    """The next steps of one mirror: prepare, then write units, then run, then announce and prove."""
-    prepare = [*_prepare(mirror, pod, desired, observed, now)]
-    if set(pod.images) - observed.images or observed.authority is None:
-        return prepare
-    changed = tuple(unit for unit in pod.units if observed.files.get(unit.path) != unit)
+    """The next steps of one mirror: claim, then prepare, then write units, then run, then announce and prove.
+
+    A mirror whose new address is taken runs on as it is: nothing of it is touched before the claim has succeeded.
+    """
+    startable = observed.images.issuperset(pod.images)
+    if observed.authority is None:
+        return []
     if _must_claim(mirror, pod, observed):
-        return [*prepare, ClaimAddress(mirror.name, "not held yet", mirror.address)]
-    if changed:
+        return [ClaimAddress(mirror.name, "not held yet", mirror.address)] if startable else []
+    prepare = [*_prepare(mirror, pod, desired, observed, now)]
+    changed = tuple(unit for unit in pod.units if observed.files.get(unit.path) != unit)
+    if changed and startable:
         new = not any(unit.path in observed.files for unit in pod.units)
         return [*prepare, WriteUnits(mirror.name, "new" if new else "changed", changed)]
-    if prepare or not all(_loaded(name, observed) for name in unit_services(pod)):
+    if prepare or changed or not all(_loaded(name, observed) for name in unit_services(pod)):
         return prepare
-    return [*_run(mirror, pod, observed)]
+    run = _run(mirror, pod, observed)
+    return [step for step in run if startable or not isinstance(step, StartUnits | RestartUnits)]
 
 
 def _prepare(mirror: Mirror, pod: Pod, desired: Desired, observed: Observed, now: datetime) -> Iterator[Action]:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from mirror_agent.actions import Action, ProveMirror, Publish
-from mirror_agent.model import Mirror, Problem, Role
+from mirror_agent.model import Mirror, Problem, Role, UnitState
 from mirror_agent.plan import Desired, Observed, unit_services
 
 VERSION = 1  # of the JSON form; a change that readers must know of raises it
@@ -141,7 +141,8 @@ def _state(
         return State.UNPROVED
     if any(step.mirror == mirror.name and not isinstance(step, ProveMirror) for step in steps):
         return State.PREPARING
-    started = all(service in observed.units for service in unit_services(desired.pods[mirror.name]))
+    units = (observed.units.get(service, UnitState()) for service in unit_services(desired.pods[mirror.name]))
+    started = all(unit.load == "loaded" for unit in units)
     return State.STARTING if started else State.PREPARING
 
 

@@ -85,7 +85,8 @@ class Containers:
     def __init__(self, uri: str = SOCKET, timeout_s: float = CALL_S) -> None:
         self._uri = uri
         self._timeout_s = timeout_s
-        self._client = APIClient(base_url=uri, timeout=timeout_s)
+        # podman ends when idle: a kept connection may just be closing, which one more try gets over (not for POST)
+        self._client = APIClient(base_url=uri, timeout=timeout_s, max_retries=1)
 
     def close(self) -> None:
         """Close the connections that are kept."""

@@ -80,7 +80,7 @@ class Systemd:
         self._loop = GLib.MainLoop.new(self._context, False)
         try:
             self._connect()
-        except GLib.Error as error:
+        except Exception as error:  # whatever it is, __init__ waits for it
             started.set_exception(error)
             return
         else:

@@ -37,7 +37,7 @@ golden-update:   ## write the golden outputs anew (read the diff before you comm
 	@$(RUN) env GOLDEN_UPDATE=1 python3 -m pytest -q tests/golden
 
 system:          ## the promises, on a booted host with systemd, podman, a LAN and an internet
-	@tests/box/pytest tests/system
+	@tests/box/pytest tests/box tests/system
 
 install:         ## install into DESTDIR (PREFIX=/usr), as the package does
 	@packaging/install "$(DESTDIR)" "$(PREFIX)"

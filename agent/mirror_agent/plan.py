@@ -340,13 +340,21 @@ def publication(desired: Desired, observed: Observed) -> Publication:
     return Publication(tuple(told), observed.trust)
 
 
+def in_doubt(desired: Desired, observed: Observed) -> tuple[str, ...]:
+    """Mirrors that were published and have no definition that could be in force now.
+
+    While there are any, nothing is published: a set without them would make the nodes of a cluster drop them.
+    """
+    return tuple(sorted(desired.frozen & observed.proofs.keys()))
+
+
 def documents(publication: Publication) -> tuple[Document, ...]:
     """Every document of every format, in the order in which targets write them."""
     return tuple(document for render in formats.FORMATS.values() for document in render(publication))
 
 
 def _publish(desired: Desired, observed: Observed) -> Iterator[Action]:
-    if observed.authority is None:
+    if observed.authority is None or in_doubt(desired, observed):
         return
     wanted = documents(publication(desired, observed))
     by_name = {document.name: document.content for document in wanted}

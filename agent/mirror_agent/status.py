@@ -11,7 +11,7 @@ from typing import Any
 
 from mirror_agent.actions import Action, ProveMirror, Publish
 from mirror_agent.model import Mirror, Problem, Role, UnitState
-from mirror_agent.plan import Desired, Observed, unit_services
+from mirror_agent.plan import Desired, Observed, in_doubt, unit_services
 
 VERSION = 1  # of the JSON form; a change that readers must know of raises it
 
@@ -150,6 +150,8 @@ def _publication(desired: Desired, observed: Observed, steps: tuple[Action, ...]
     folder = desired.settings.publish.folder
     if folder is None:
         return ""
+    if names := in_doubt(desired, observed):
+        return f"waits: {', '.join(names)} would be missing (mend the definition, or remove it)"
     if not observed.published:
         return f"waits: {folder} cannot be reached"
     waiting = [step for step in steps if isinstance(step, Publish)]

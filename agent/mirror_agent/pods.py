@@ -27,6 +27,7 @@ MINIMUM_PODMAN = (5, 0)  # .pod units
 EDGE_ID, REGISTRY_ID = 101, 65532  # uid and gid in the official images of nginx and distribution
 
 _DEFAULT_DEPENDENCIES = (5, 3)  # [Quadlet] DefaultDependencies=
+_HOLD = 30  # seconds that a late answer waits for the next who asks; the edge's breaker is shut for 20
 _PENDING = "0" * 16  # stands for a hash while that hash is taken
 
 _LABEL_RE = r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?"
@@ -129,7 +130,7 @@ def render_pod(
     name = _checked("name", mirror.name, "name")
     state = paths.mirror(name)
     cache = PurePosixPath(settings.cache.path) / name
-    nginx = _hashed(lambda h: _render(templates.edge_config, {"fresh": str(max(mirror.fresh, 1)), "edge_config": h}))
+    edge_config, edge_config_hash = _edge_config(templates, mirror.fresh)
     config = _registry_config(templates, _checked("remote", mirror.remote, "remote"))
 
     common: dict[str, Value] = {
@@ -180,13 +181,13 @@ def render_pod(
             _file(paths.units / f"{container_name(name, Role.REGISTRY)}.container", registry_unit),
         ),
         configs=(
-            _file(state / "edge" / "nginx.conf", nginx[0]),
+            _file(state / "edge" / "nginx.conf", edge_config),
             _file(state / "registry" / "config.yml", config),
             _file(state / "registry" / "credentials", templates.credentials, 0o755),
         ),
         pod_hash=pod_hash,
         container_hashes=((Role.EDGE, edge_hash), (Role.REGISTRY, registry_hash)),
-        edge_config=nginx[1],
+        edge_config=edge_config_hash,
         images=(settings.images.edge, settings.images.registry),
     )
 
@@ -257,6 +258,12 @@ def _unit(template: str, values: Mapping[str, Value]) -> str:
     text = _render(template, values)
     verify(text, template, values)
     return text
+
+
+def _edge_config(templates: Templates, fresh: int) -> tuple[str, str]:
+    """Render nginx.conf and its hash.  At least 1 s fresh: nginx does not store what is fresh for 0 s."""
+    seconds = {"fresh": str(max(fresh, 1)), "hold": str(min(max(fresh, 1), _HOLD))}
+    return _hashed(lambda digest: _render(templates.edge_config, {**seconds, "edge_config": digest}))
 
 
 def _registry_config(templates: Templates, remote: str) -> str:

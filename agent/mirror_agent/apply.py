@@ -11,7 +11,7 @@ import itertools
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
@@ -38,7 +38,7 @@ from mirror_agent.actions import (
     WriteFile,
     WriteUnits,
 )
-from mirror_agent.host import files, journal, network, pairs, pull, quadlet, state, store
+from mirror_agent.host import edge_cache, files, journal, network, pairs, pull, quadlet, state, store
 from mirror_agent.host.containers import Containers
 from mirror_agent.host.namespace import edge_state
 from mirror_agent.host.systemd import BusLost, Systemd
@@ -109,7 +109,7 @@ def _one(step: Action, desired: Desired, observed: Observed, hands: Hands) -> No
         case CreateAuthority():
             _create_authority(desired)
         case Remember():
-            _remember(step, desired)
+            _remember(step, desired, observed)
         case PullImage():
             hands.containers.pull_image(step.image, lambda text: _progress(step, text, hands), PULL_SECONDS)
         case MakeFolder():
@@ -185,8 +185,13 @@ def _issue(mirror: Mirror, desired: Desired, observed: Observed) -> None:
     pairs.install(desired.paths.mirror(mirror.name) / "tls", pair.key, pair.certificate, pods.EDGE_ID)
 
 
-def _remember(step: Remember, desired: Desired) -> None:
-    paths = desired.paths
+def _remember(step: Remember, desired: Desired, observed: Observed) -> None:
+    """Keep leases and definitions.  Here the journal's story of each change begins: with the file that was read."""
+    paths, before = desired.paths, observed.accepted
+    for name in sorted(name for name in {*before, *step.accepted} if before.get(name) != step.accepted.get(name)):
+        what = "new" if name not in before else "changed" if name in step.accepted else "removed"
+        fields = {**_fields(replace(step, mirror=name), desired), "action": "read"}
+        _log.info(f"{what} definition {name}.toml", **fields)
     state.save_leases(paths.leases, step.leases)
     files.ensure_folder(Folder(paths.accepted, 0o700))
     for name, text in step.accepted.items():
@@ -244,9 +249,10 @@ def _prove(step: ProveMirror, desired: Desired, observed: Observed) -> None:
 
 
 def _evict(step: Evict, desired: Desired, observed: Observed) -> None:
-    root = desired.settings.cache.path / step.mirror / "registry"
+    root = desired.settings.cache.path / step.mirror
     try:
-        store.evict(root, step.eviction, observed.stores[step.mirror])
+        store.evict(root / "registry", step.eviction, observed.stores[step.mirror])
+        edge_cache.forget(root / "edge" / "meta", step.eviction.images)
     except OSError as error:
         raise Trouble(str(error.filename or root), f"cannot be removed: {error.strerror}") from error
 
@@ -302,7 +308,7 @@ def _answers(name: str, desired: Desired, hands: Hands, serial: int | None = Non
     while time.monotonic() < deadline:
         infra = next((c for c in hands.containers.states() if c.mirror == name and c.role is None), None)
         try:
-            edge = edge_state(infra.namespace, mirror.address, mirror.host) if infra else None
+            edge = edge_state(infra.namespace, mirror.host) if infra else None
         except Trouble:  # the namespace went away between the two looks: a restart is not over yet
             edge = None
         if edge and edge.config == config and serial in (None, edge.serial):

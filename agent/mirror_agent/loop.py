@@ -23,7 +23,7 @@ from mirror_agent.host.containers import Containers
 from mirror_agent.host.store import Stores
 from mirror_agent.host.systemd import BusLost, Systemd
 from mirror_agent.model import File, Mirror, Paths, Pod, Problem, Role, Store, Trouble
-from mirror_agent.sources import SOURCES, Watched
+from mirror_agent.sources import SOURCES, Stop, Watched
 from mirror_agent.usage import Usage, account
 
 _log = journal.get()
@@ -142,7 +142,7 @@ class Agent:
         signal.signal(signal.SIGHUP, self._signalled)
         folders = (*self._paths.definitions, self._paths.settings.parent, self._paths.settings.parent / "credentials")
         watched = Watched(tuple(map(Path, folders)), self._systemd.on_change, self._containers.on_event)
-        stops = [start(watched, self._hints.put) for start in SOURCES.values()]
+        stops = self._start(watched)
         try:
             notify.ready()
             while not self._stopping:
@@ -153,6 +153,18 @@ class Agent:
                 stop()
             self._clients.save()
             self._containers.close()
+
+    def _start(self, watched: Watched) -> list[Stop]:
+        """All sources that can be had: without one of them changes are seen a minute later."""
+        stops: list[Stop] = []
+        for name, start in SOURCES.items():
+            try:
+                stops.append(start(watched, self._hints.put))
+            except BusLost:
+                raise
+            except Trouble as trouble:
+                journal.get().warning(f"events of {name} are not seen at once: {trouble}", action="run")
+        return stops
 
     def _signalled(self, number: int, _frame: object) -> None:
         if number == signal.SIGHUP:

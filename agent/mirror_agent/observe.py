@@ -98,7 +98,8 @@ def _stores(desired: Desired, seen: Seen) -> dict[str, Store]:
     if seen.stores is None:
         return {}
     root = desired.settings.cache.path
-    return {mirror.name: seen.stores.scan(root / mirror.name / "registry") for mirror in desired.mirrors}
+    found = {mirror.name: seen.stores.scan(root / mirror.name / "registry") for mirror in desired.mirrors}
+    return {name: store for name, store in found.items() if store}
 
 
 def files_of(desired: Desired) -> dict[PurePosixPath, File]:
@@ -116,7 +117,7 @@ def _wanted(desired: Desired) -> Iterable[Folder]:
 
 def _edge(netns: str, mirror: Mirror) -> EdgeState | None:
     try:
-        return namespace.edge_state(netns, mirror.address, mirror.host)
+        return namespace.edge_state(netns, mirror.host)
     except Trouble:  # the pod has just stopped: the next look sees it
         return None
 

@@ -13,12 +13,12 @@ import ssl
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from ipaddress import IPv4Address
 
 from cryptography import x509
 
 from mirror_agent.model import EdgeState, Trouble
 
+LOOPBACK = "127.0.0.1"  # not the mirror's address: a pod that is to move still has another, and would cost a time-out
 STATUS_PORT, TLS_PORT = 8081, 443  # of the edge: quadlets/nginx.conf
 EDGE_S = 2.0
 _LONGEST_HASH = 128  # bytes of /healthz
@@ -59,7 +59,7 @@ def _why(error: OSError) -> str:
     return "the agent needs CAP_SYS_ADMIN" if isinstance(error, PermissionError) else "has the pod just stopped?"
 
 
-def edge_state(namespace: str, address: IPv4Address, host: str) -> EdgeState | None:
+def edge_state(namespace: str, host: str) -> EdgeState | None:
     """The configuration that a pod's edge runs with and the serial it serves, None when it serves neither.
 
     The certificate is not verified, so that the serial of an expired one is seen too: pull() verifies.  At most
@@ -67,14 +67,14 @@ def edge_state(namespace: str, address: IPv4Address, host: str) -> EdgeState | N
     """
 
     def ask() -> EdgeState | None:
-        config, serial = _config(), _serial(address, host)
+        config, serial = _config(), _serial(host)
         return EdgeState(config, serial) if config or serial else None
 
     return in_namespace(namespace, ask, 4 * EDGE_S)
 
 
 def _config() -> str:
-    connection = http.client.HTTPConnection("127.0.0.1", STATUS_PORT, timeout=EDGE_S)
+    connection = http.client.HTTPConnection(LOOPBACK, STATUS_PORT, timeout=EDGE_S)
     try:
         connection.request("GET", "/healthz")
         response = connection.getresponse()
@@ -86,13 +86,13 @@ def _config() -> str:
     return body.decode("ascii", "replace").strip() if response.status == http.HTTPStatus.OK else ""
 
 
-def _serial(address: IPv4Address, host: str) -> int:
+def _serial(host: str) -> int:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
         with (
-            socket.create_connection((str(address), TLS_PORT), EDGE_S) as wire,
+            socket.create_connection((LOOPBACK, TLS_PORT), EDGE_S) as wire,
             context.wrap_socket(wire, server_hostname=host) as tls,
         ):
             certificate = tls.getpeercert(binary_form=True)

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from mirror_agent import __version__, plan, wish
 from mirror_agent.actions import Action
+from mirror_agent.config.definition import name_of
 from mirror_agent.host import files, state
 from mirror_agent.model import Paths, Problem, Publication, Trouble
 from mirror_agent.status import State
@@ -95,7 +96,7 @@ def check(settings: SettingsOption = None, definitions: DefinitionsOption = None
 
 @app.command()
 def render(
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="An empty folder to write to.")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", file_okay=False, help="An empty folder to write to.")],
     settings: SettingsOption = None,
     definitions: DefinitionsOption = None,
 ) -> None:
@@ -187,6 +188,9 @@ def purge(
     names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Mirrors whose definition is gone.")],
 ) -> None:
     """Drop the cached data, certificate and address lease of removed mirrors.  There is no way back."""
+    for name in names:  # the name of a folder that is to be removed: never '..' or '/etc'
+        if name_of(f"{name}.toml") != name:
+            raise typer.BadParameter(f"{name!r} is not the name of a mirror")
     paths = Paths()
     if os.geteuid() != 0:
         raise Trouble("purge", "only root may remove cached data", f"sudo mirror-agent purge {' '.join(names)}")
@@ -301,4 +305,7 @@ def _wish(paths: Paths) -> wish.Wish:
         memory = wish.remembered(paths) if own else wish.Remembered({}, {})
     except Trouble:  # not root: leases are then those that a new host would give
         memory = wish.Remembered({}, {})
-    return wish.read(paths, memory, NEWEST_PODMAN, owner=0 if own else None, secrets=False)
+    try:
+        return wish.read(paths, memory, NEWEST_PODMAN, owner=0 if own else None, secrets=False)
+    except Trouble as trouble:
+        return wish.Wish(None, (Problem(trouble.where, "", trouble.reason, trouble.hint),))

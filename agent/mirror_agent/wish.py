@@ -64,7 +64,7 @@ def read(
         settings,
         mirrors,
         paths=paths,
-        templates=pods.load_templates(Path(paths.templates)),
+        templates=_templates(paths),
         podman=podman,
         leases=leases,
         accepted=reading.accepted,
@@ -80,6 +80,14 @@ def _settings(paths: Paths) -> tuple[Settings | None, tuple[Problem, ...]]:
         hint = "copy it from /usr/share/doc/mirror-agent/ and set domain and [network]"
         return None, (Problem(str(paths.settings), "", "there are no settings", hint),)
     return config.parse_settings(str(paths.settings), content)
+
+
+def _templates(paths: Paths) -> pods.Templates:
+    try:
+        return pods.load_templates(Path(paths.templates))
+    except OSError as error:
+        reason = f"a template cannot be read: {error.strerror}"
+        raise Trouble(str(error.filename), reason, "install mirror-agent again") from error
 
 
 def _candidates(paths: Paths) -> tuple[Candidate, ...]:
@@ -104,7 +112,8 @@ def _credentials(mirrors: Iterable[Mirror], paths: Paths) -> tuple[Mapping[str, 
             found[mirror.name] = File(path, _login(mirror.credentials), 0o400, pods.REGISTRY_ID)
         except Trouble as trouble:
             key = "upstream.credentials"
-            problems.append(Problem(f"{mirror.name}.toml", key, str(trouble), trouble.hint, mirror.name))
+            reason = f"{trouble.where} {trouble.reason}"
+            problems.append(Problem(f"{mirror.name}.toml", key, reason, trouble.hint, mirror.name))
             if before := files.tree(path.parent).get(path):
                 found[mirror.name] = before
     return found, tuple(problems)

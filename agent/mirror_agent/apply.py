@@ -186,12 +186,17 @@ def _issue(mirror: Mirror, desired: Desired, observed: Observed) -> None:
 
 
 def _remember(step: Remember, desired: Desired, observed: Observed) -> None:
-    """Keep leases and definitions.  Here the journal's story of each change begins: with the file that was read."""
+    """Keep leases and definitions.  Here the journal's story of each change begins: with the file that was read.
+
+    A proof goes with its definition: a mirror that comes back is published after a new pull, not before it runs.
+    """
     paths, before = desired.paths, observed.accepted
     for name in sorted(name for name in {*before, *step.accepted} if before.get(name) != step.accepted.get(name)):
         what = "new" if name not in before else "changed" if name in step.accepted else "removed"
         fields = {**_fields(replace(step, mirror=name), desired), "action": "read"}
         _log.info(f"{what} definition {name}.toml", **fields)
+    proofs = state.load_proofs(paths.proofs)
+    state.save_proofs(paths.proofs, {n: p for n, p in proofs.items() if n in step.accepted or n in desired.frozen})
     state.save_leases(paths.leases, step.leases)
     files.ensure_folder(Folder(paths.accepted, 0o700))
     for name, text in step.accepted.items():

@@ -28,6 +28,11 @@ class Action:
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(self).__name__).lower()
 
     @property
+    def alone(self) -> bool:
+        """Does it neither build on the earlier steps of its mirror's round, nor do later ones build on it?"""
+        return isinstance(self, AnnounceAddress | ProveMirror | Evict)
+
+    @property
     def subject(self) -> str:
         """What a failure of this step holds back: the same kind of step for the same subject."""
         return self.mirror

@@ -10,7 +10,7 @@ import json
 import queue
 import signal
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -65,6 +65,17 @@ class Memory:
         """Is this step not waiting for its next attempt?"""
         blocked = self.blocked.get(_key(step))
         return blocked is None or now >= blocked.until or blocked.cause != _cause(step, desired)
+
+    def due(self, steps: Iterable[Action], desired: plan.Desired, now: datetime) -> list[Action]:
+        """The steps to do now: those that wait for no attempt, nor for a step of their mirror that does."""
+        held: set[str] = set()
+        due = []
+        for step in steps:
+            if not self.may(step, desired, now):
+                held |= {step.mirror} if step.mirror and not step.alone else set()
+            elif step.alone or step.mirror not in held:
+                due.append(step)
+        return due
 
     def failed(self, step: Action, reason: str, desired: plan.Desired, now: datetime) -> None:
         """A step failed: wait longer each time."""
@@ -225,16 +236,17 @@ class Agent:
             now = datetime.now(UTC)
             steps = plan.plan(desired, observed, now)
             self._memory.settle(desired, observed, steps)
-            for step in steps:
-                if step in done and self._memory.may(step, desired, now):
-                    self._note([(step, Trouble(str(step), "was done, but nothing changed by it"))], desired)
-            todo = [step for step in steps if self._memory.may(step, desired, now)]
+            futile = [step for step in self._memory.due(steps, desired, now) if step in done]
+            self._note([(step, Trouble(str(step), "was done, but nothing changed by it")) for step in futile], desired)
+            todo = self._memory.due(steps, desired, now)
             shown = status.describe(desired, observed, steps, self._memory.failures(), problems, now)
             self._show(shown)
             if not todo:
                 return _patience(shown)
-            self._note(apply(todo, desired, observed, self._hands), desired)
-            done = todo
+            failures = apply(todo, desired, observed, self._hands)
+            self._note(failures, desired)
+            stopped = {step.mirror for step, _ in failures if step.mirror}  # not all of their steps were done
+            done = [step for step in todo if step.mirror not in stopped]
         journal.get().error(f"not settled after {ROUNDS} rounds: {', '.join(map(str, done))}")
         return LOOK_SECONDS
 
@@ -251,6 +263,7 @@ class Agent:
         seen = observe.Seen(self._hands.claimed, self._hands.announced, *self._clients.look(desired))
         observed, unreachable = observe.look(desired, memory, self._systemd, self._containers, seen)
         self._clients.forget(observed.stores)
+        self._hands.claimed.intersection_update(plan.unheld(desired, observed))
         return desired, observed, (*wanted.problems, *fallen, *unreachable)
 
     def _note(self, failures: Failures, desired: plan.Desired) -> None:

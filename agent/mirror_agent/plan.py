@@ -184,7 +184,7 @@ def _mirror(mirror: Mirror, pod: Pod, desired: Desired, observed: Observed, now:
     startable = observed.images.issuperset(pod.images)
     if observed.authority is None:
         return []
-    if _must_claim(mirror, pod, observed):
+    if mirror.address not in observed.claimed and not _holds(mirror, pod, observed):
         return [ClaimAddress(mirror.name, "not held yet", mirror.address)] if startable else []
     prepare = [*_prepare(mirror, pod, desired, observed, now)]
     changed = tuple(unit for unit in pod.units if observed.files.get(unit.path) != unit)
@@ -217,13 +217,18 @@ def _prepare(mirror: Mirror, pod: Pod, desired: Desired, observed: Observed, now
             yield IssueCertificate(mirror.name, why)
 
 
-def _must_claim(mirror: Mirror, pod: Pod, observed: Observed) -> bool:
-    """Is the address one that this mirror does not hold at the moment, and that was not probed yet?"""
-    if mirror.address in observed.claimed:
-        return False
+def _holds(mirror: Mirror, pod: Pod, observed: Observed) -> bool:
+    """Is the address one that this mirror holds at the moment?"""
     written = b"".join(observed.files[unit.path].content for unit in pod.units if unit.path in observed.files)
-    holds = f"--ip={mirror.address}\n".encode() in written
-    return not (holds and observed.container(mirror.name, None))
+    return f"--ip={mirror.address}\n".encode() in written and observed.container(mirror.name, None) is not None
+
+
+def unheld(desired: Desired, observed: Observed) -> frozenset[IPv4Address]:
+    """Addresses that mirrors do not hold yet: for these alone a claim counts.
+
+    One that was held and is no longer may have been taken by somebody meanwhile: it is claimed again.
+    """
+    return frozenset(m.address for m in desired.mirrors if not _holds(m, desired.pods[m.name], observed))
 
 
 def _loaded(service: str, observed: Observed) -> bool:
@@ -275,12 +280,13 @@ def _leftovers(desired: Desired, observed: Observed) -> Iterator[Action]:
     wanted = {unit.path for pod in desired.pods.values() for unit in pod.units}
     if desired.mirrors:
         wanted.add(desired.network.unit.path)
-    units = {path: file for path, file in observed.files.items() if path.is_relative_to(desired.paths.units)}
+    units = {path: file for path, file in observed.files.items() if path.parent == desired.paths.units}
     used = {line for file in units.values() for line in file.content.decode(errors="replace").splitlines()}
     for path, file in sorted(units.items()):
         owner = unit_owner(file)
         in_use = path.suffix == ".network" and f"Network={path.name}" in used
-        if path in wanted or owner in desired.frozen or in_use:
+        ours = owner or path.match("mirror-agent-*.network")  # what an admin put there stays
+        if path in wanted or owner in desired.frozen or in_use or not ours:
             continue
         service = service_of(path)
         state = observed.units.get(service, UnitState())

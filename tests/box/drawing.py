@@ -45,7 +45,7 @@ def bad(text: str) -> None:
 def faint(text: str) -> None:
     """Quoted text: files, journal lines."""
     for line in text.rstrip("\n").splitlines():
-        say("    " + styled(line, _FAINT))
+        say("    " + styled(line.rstrip(), _FAINT))
 
 
 def amount(count: int) -> str:
@@ -56,7 +56,7 @@ def amount(count: int) -> str:
 
 
 class Board:
-    """A table that is written in place on a terminal; elsewhere a line for each row that is complete or changed.
+    """A table that changes in place on a terminal; elsewhere a line for whatever changes.
 
     Safe to use from several threads.  As a context manager it leaves the terminal as it was.
     """
@@ -66,7 +66,6 @@ class Board:
         self._cells = {row: [row, *[""] * (len(columns) - 1)] for row in rows}
         self._lock = threading.Lock()
         self._drawn = 0
-        self._told: dict[str, str] = {}
 
     def __enter__(self) -> Board:
         if on_terminal():
@@ -84,12 +83,16 @@ class Board:
         if passing and not on_terminal():
             return
         with self._lock:
+            changed = []
             for column, text in cells.items():
-                self._cells[row][self._columns.index(column)] = text
+                place = self._columns.index(column)
+                if self._cells[row][place] != text:
+                    changed.append(f"{column.lower()} {text}")
+                self._cells[row][place] = text
             if on_terminal():
                 self._draw()
-            else:
-                self._tell(row)
+            elif changed:
+                say(f"  {row:16} {', '.join(changed)}")
 
     def _draw(self) -> None:
         up = f"\x1b[{self._drawn}A" if self._drawn else ""
@@ -97,13 +100,6 @@ class Board:
         sys.stdout.write(up + "".join(f"\r\x1b[K  {line}\n" for line in lines))
         sys.stdout.flush()
         self._drawn = len(lines)
-
-    def _tell(self, row: str) -> None:
-        pairs = zip(self._columns[1:], self._cells[row][1:], strict=True)
-        text = f"  {row:16} " + ", ".join(f"{column.lower()}: {cell}" for column, cell in pairs if cell)
-        if self._told.get(row) != text:
-            self._told[row] = text
-            say(text)
 
     def _line(self, cells: Sequence[str]) -> str:
         widths = [

@@ -1,0 +1,281 @@
+"""The appliance as its user has it: files dropped into folders, the journal, systemd, status, the node's pulls.
+
+Nothing here knows how the agent is made: this machine's Python cannot even import it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from box import Box
+
+DEFINITIONS = "/etc/mirror-agent.d"
+SETTINGS = "/etc/mirror-agent/agent.toml"
+UNITS = "/etc/containers/systemd/mirror-agent"
+STATE = "/var/lib/mirror-agent"
+CACHE = f"{STATE}/cache"
+PUBLISHED = "/srv/publish"
+STATUS = "/run/mirror-agent/status.json"
+EXAMPLES = "/usr/share/mirror-agent/examples"
+ROLES = ("pod", "edge", "registry")  # of a mirror's services: mirror-NAME-ROLE.service
+MB = 1_000_000
+HEADERS = 52  # bytes of a packet: IPv4 20, TCP 20, its timestamps 12
+
+# name of the shipped definition → what clients write
+FIVE = {
+    "docker": "docker.io", "gcr": "gcr.io", "ghcr": "ghcr.io", "quay": "quay.io", "registry-k8s": "registry.k8s.io",
+}  # fmt: skip
+
+AGENT_TOML = f"""\
+domain = "mirror.lan"
+[network]
+parent = "lan0"
+subnet = "10.0.0.0/24"
+gateway = "10.0.0.1"
+range = "10.0.0.4-10.0.0.60"
+[publish.folder]
+path = "{PUBLISHED}"
+"""
+
+Status = dict[str, Any]
+Line = dict[str, str]
+
+
+class Appliance:
+    """A booted box with the agent in it."""
+
+    def __init__(self, box: Box) -> None:
+        self.box = box
+
+    # --- what an admin does
+
+    def write(self, path: str, content: str) -> None:
+        """Put a file in place at once, as careful people and programs do."""
+        quoted = shlex.quote(path)
+        script = f"d=$(dirname {quoted}); t=$(mktemp $d/.new.XXXXXX); cat > $t && chmod 644 $t && mv -f $t {quoted}"
+        self.box.exec("sh", "-c", script, input=content)
+
+    def settings(self, content: str = AGENT_TOML) -> None:
+        self.write(SETTINGS, content)
+
+    def define(self, name: str, content: str) -> None:
+        self.write(f"{DEFINITIONS}/{name}.toml", content)
+
+    def drop(self, *names: str) -> None:
+        """Copy shipped definitions in, all in one go."""
+        self.box.exec("cp", *(f"{EXAMPLES}/{name}.toml" for name in names), DEFINITIONS)
+
+    def remove(self, *names: str) -> None:
+        self.box.exec("rm", *(f"{DEFINITIONS}/{name}.toml" for name in names))
+
+    def sh(self, script: str, *, check: bool = True, timeout: float = 120) -> str:
+        return self.box.exec("sh", "-c", script, check=check, timeout=timeout).stdout
+
+    # --- what a user sees
+
+    def status(self) -> Status:
+        """`mirror-agent status --json`; its exit code says whether all is well, which is not asked here."""
+        answer: Status = json.loads(self.box.exec("mirror-agent", "status", "--json", check=False).stdout)
+        return answer
+
+    def glance(self) -> Status:
+        """The same from the file that the command reads: cheap enough to look often."""
+        text = self.box.exec("cat", STATUS, check=False).stdout
+        answer: Status = json.loads(text) if text else {"mirrors": [], "problems": [], "failures": [], "line": ""}
+        return answer
+
+    def mirror(self, name: str) -> dict[str, Any]:
+        """One line of the status; empty when there is no such mirror."""
+        return next((row for row in self.glance()["mirrors"] if row["name"] == name), {})
+
+    def journal(self, *matches: str, since: str = "") -> list[Line]:
+        """The agent's lines of this boot; `matches` are FIELD=VALUE, `since` a cursor."""
+        options = [f"--after-cursor={since}"] if since else []
+        argv = ["journalctl", "-b", "-o", "json", "-t", "mirror-agent", *options, *matches]
+        return [json.loads(line) for line in self.box.exec(*argv).stdout.splitlines()]
+
+    def cursor(self) -> str:
+        """The end of the journal as it is now."""
+        said = self.box.exec("journalctl", "-b", "-n0", "--show-cursor").stdout
+        return said.partition("-- cursor: ")[2].strip()
+
+    def property(self, unit: str, name: str) -> str:
+        return self.box.exec("systemctl", "show", "--value", "-p", name, unit).stdout.strip()
+
+    def manager(self, name: str) -> str:
+        """A property of systemd itself."""
+        return self.box.exec("systemctl", "show", "--value", "-p", name).stdout.strip()
+
+    def starts(self, *names: str) -> dict[str, str]:
+        """What changes when a service of a mirror is started again: service → invocation and main process."""
+        services = [f"mirror-{name}-{role}.service" for name in names for role in ROLES]
+        listing = self.box.exec("systemctl", "show", "-p", "Id,InvocationID,MainPID,ActiveState", *services).stdout
+        found = {}
+        for block in listing.strip().split("\n\n"):
+            facts = dict(line.split("=", 1) for line in block.splitlines())
+            if facts["ActiveState"] == "active":
+                found[facts["Id"]] = f"{facts['InvocationID']} {facts['MainPID']}"
+        return found
+
+    def containers(self) -> dict[str, str]:
+        """Running containers with what tells one start from another."""
+        listing = self.box.exec("podman", "ps", "--format", "{{.Names}} {{.ID}} {{.Pid}}").stdout
+        return dict(line.split(" ", 1) for line in listing.splitlines())
+
+    def published(self, name: str) -> str:
+        return self.box.exec("cat", f"{PUBLISHED}/{name}", check=False).stdout
+
+    # --- waiting
+
+    def wait(self, condition: Callable[[], object], seconds: float, what: str) -> None:
+        """Until it is true; the assertion says what was waited for."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {seconds} s: {what}\n{json.dumps(self.glance(), indent=1)}"
+            time.sleep(0.15)
+
+    def serving(self, *names: str, seconds: float = 60) -> None:
+        """Until exactly these mirrors serve and the publication is up to date."""
+
+        def done() -> bool:
+            now = self.glance()
+            rows = {row["name"]: row for row in now["mirrors"]}
+            good = all(row["state"] == "serving" and row["published"] for row in rows.values())
+            return rows.keys() == set(names) and good and now.get("publication") == "up to date"
+
+        self.wait(done, seconds, f"serving: {', '.join(names)}")
+
+    def settle(self) -> None:
+        """Until the agent has done all that follows from what was done before this call.
+
+        A reload is answered between two bursts of work only: after the second, a whole burst lies in between.
+        """
+        for _ in range(2):
+            self.box.exec("systemctl", "reload", "mirror-agent")
+
+    def until_said(self, text: str, since: str, seconds: float = 20) -> Line:
+        """Until the agent has written a line with this in it; the line."""
+        found: list[Line] = []
+
+        def said() -> bool:
+            found[:] = [line for line in self.journal(since=since) if text in line["MESSAGE"]]
+            return bool(found)
+
+        self.wait(said, seconds, f"a line of the journal with {text!r}")
+        return found[0]
+
+    # --- the node
+
+    def configure_node(self) -> None:
+        """Give the node what is published."""
+        self.box.node_configure(PUBLISHED)
+
+    def curl(self, name: str, path: str, *options: str) -> str:
+        """One request of the node to a mirror, with all that a client checks; fails with its HTTP status."""
+        return self.box.node(*self.curl_command(name), "--fail", *options, f"https://{name}.mirror.lan{path}").stdout
+
+    @staticmethod
+    def curl_command(name: str) -> list[str]:
+        return ["curl", "-sS", "-m", "60", "--cacert", f"/etc/containers/certs.d/{name}.mirror.lan/ca.crt"]
+
+    def blob_digest(self, name: str, repository: str, digest: str) -> str:
+        """The digest of the bytes that the node gets from a mirror for a blob."""
+        command = shlex.join([*self.curl_command(name), "--fail", f"https://{name}.mirror.lan/v2/{repository}/blobs/{digest}"])
+        script = f"set -o pipefail; {command} | sha256sum"
+        return "sha256:" + self.box.node("bash", "-c", script).stdout.split()[0]
+
+    def pull(self, image: str) -> None:
+        self.box.node("podman", "pull", "--quiet", image)
+
+    def received(self, source: str) -> int:
+        """Bytes of payload that came from an upstream since boot.
+
+        The router counts packets of IP: their headers are taken off, for on a busy machine packets are smaller and
+        headers more (up to 3.5 %).
+        """
+        time.sleep(0.2)  # for the last packets of closed connections
+        listing = json.loads(self.box.gw("nft", "--json", "list", "counter", "ip", "router", f"{source}-rx").stdout)
+        counter = next(entry["counter"] for entry in listing["nftables"] if "counter" in entry)
+        return int(counter["bytes"]) - HEADERS * int(counter["packets"])
+
+
+def parts(image: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Descriptors of all blobs that a client on amd64 fetches of an image."""
+    one = image["platforms"]["linux/amd64"] if "platforms" in image else image
+    return [one["config"], *one["layers"]]
+
+
+def weight(image: Mapping[str, Any]) -> int:
+    return sum(int(blob["size"]) for blob in parts(image))
+
+
+# A client that reads slowly until it is told to hurry, so that the download lies around what a test does.
+_SLOW_CLIENT = """
+import hashlib, os, ssl, sys, time, urllib.request
+url, trust, go, rate = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+answer = urllib.request.urlopen(url, context=ssl.create_default_context(cafile=trust), timeout=60)
+digest, size = hashlib.sha256(), 0
+while piece := answer.read(65536):
+    digest.update(piece)
+    size += len(piece)
+    print(size, flush=True)
+    if not os.path.exists(go):
+        time.sleep(65536 / rate)
+print(digest.hexdigest(), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class SlowPull:
+    """A download that goes on."""
+
+    appliance: Appliance
+    work: str  # a folder of the node
+
+    def size(self) -> int:
+        """Bytes that have come so far."""
+        said = self.appliance.box.node("cat", f"{self.work}/out").stdout.split()
+        return int(said[-1]) if said and len(said[-1]) < 64 else 0
+
+    def finished(self) -> bool:
+        return bool(self.appliance.box.node("cat", f"{self.work}/code", check=False).stdout)
+
+
+@contextmanager
+def slow_pull(appliance: Appliance, name: str, repository: str, digest: str, *, rate: int = 500_000) -> Iterator[SlowPull]:
+    """A blob comes slowly through a mirror while the block runs; afterwards it must be whole, in one go."""
+    box = appliance.box
+    work = box.node("mktemp", "-d").stdout.strip()
+    url = f"https://{name}.mirror.lan/v2/{repository}/blobs/{digest}"
+    trust = f"/etc/containers/certs.d/{name}.mirror.lan/ca.crt"
+    client = shlex.join(["python3", "-c", _SLOW_CLIENT, url, trust, f"{work}/go", str(rate)])
+    box.node("sh", "-c", f"({client} > {work}/out 2> {work}/err; echo $? > {work}/code) >/dev/null 2>&1 &")
+    pull = SlowPull(appliance, work)
+    appliance.wait(lambda: pull.size() > 0, 15, "the first bytes of the slow pull")
+    yield pull
+    assert not pull.finished(), "the slow pull was over too soon: it proved nothing"
+    box.node("touch", f"{work}/go")
+    appliance.wait(pull.finished, 30, "the end of the slow pull")
+    said = box.node("sh", "-c", f"tail -n1 {work}/out; cat {work}/err {work}/code").stdout.split("\n")
+    assert (f"sha256:{said[0]}", said[-2]) == (digest, "0"), said
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def in_order(lines: Sequence[Line], *wanted: Mapping[str, str]) -> None:
+    """Assert that lines with these fields (MESSAGE: a part of it) are there, in this order."""
+    rest = iter(lines)
+    for fields in wanted:
+        assert any(
+            all(value in line.get(key, "") if key == "MESSAGE" else line.get(key) == value for key, value in fields.items())
+            for line in rest
+        ), f"no line {fields} (or not in this order) in:\n" + "\n".join(line["MESSAGE"] for line in lines)

@@ -1,0 +1,73 @@
+"""One box for all; each module starts with a pristine one (3 s), so that no module depends on another."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from appliance import FIVE, PUBLISHED, Appliance
+from box import Box
+
+TAIL = 80  # lines of the agent's journal that a failed test shows
+
+
+@pytest.fixture(scope="session")
+def session_box() -> Iterator[Box]:
+    """The box, not booted. At the end nothing of it may be left on this machine."""
+    box = Box()
+    before = _namespaces()
+    yield box
+    box.down()
+    assert not box.running
+    assert not box.machine.state.exists()
+    assert str(box.machine.state) not in Path("/proc/mounts").read_text(), "mounts are left"
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/mirror-agent-box/{box.name}")), "processes are left"
+    assert _namespaces() == before
+
+
+@pytest.fixture(scope="module")
+def bare(session_box: Box) -> Appliance:
+    """A pristine host with the project installed and configured; the agent does not run yet."""
+    session_box.up()
+    appliance = Appliance(session_box)
+    appliance.sh(f"mkdir -p {PUBLISHED}")
+    appliance.settings()
+    return appliance
+
+
+@pytest.fixture(scope="module")
+def appliance(bare: Appliance) -> Appliance:
+    """A pristine host on which the agent runs; no mirrors yet."""
+    bare.box.exec("systemctl", "enable", "--quiet", "--now", "mirror-agent")
+    return bare
+
+
+@pytest.fixture(scope="module")
+def five(appliance: Appliance) -> Appliance:
+    """Five mirrors that serve, and a node that pulls only through them."""
+    appliance.drop(*FIVE)
+    appliance.serving(*FIVE)
+    appliance.configure_node()
+    return appliance
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """A failure shows what the agent said last."""
+    report: Any = yield
+    funcargs = getattr(item, "funcargs", {})
+    found = next((value for value in funcargs.values() if isinstance(value, Appliance)), None)
+    if report.failed and found and found.box.running:
+        said = found.box.exec("journalctl", "-b", "-t", "mirror-agent", "-o", "short-precise", f"-n{TAIL}", check=False)
+        report.sections.append(("the agent's journal", said.stdout))
+    return report  # type: ignore[return-value]
+
+
+def _namespaces() -> str:
+    """This machine's own links and named network namespaces: none of the box's may ever be among them."""
+    links = subprocess.run(["ip", "-brief", "link"], capture_output=True, text=True, check=True).stdout
+    named = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
+    return "\n".join(line.split()[0] for line in links.splitlines()) + named

@@ -3,7 +3,8 @@
 Whole images go, the least recently used first; what another image needs as well stays.  Each mirror keeps to its
 budget; when the host runs out of space, the least recently used images of all mirrors go.  Whatever was used or
 fetched a moment ago stays, so that no pull that is under way loses what it has: a pull larger than the budget
-succeeds, and is trimmed afterwards.
+succeeds, and is trimmed afterwards.  Only when half of the host's floor is used up, nothing but pins counts: a blob
+that went too early is fetched again, a full disk breaks the downloads of all.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class _Step:
     size: int
 
 
-def choose(caches: Mapping[str, Cached], floor: int, now: datetime) -> Mapping[str, Eviction]:
+def choose(caches: Mapping[str, Cached], floor: int, now: datetime, grace: timedelta = GRACE) -> Mapping[str, Eviction]:
     """What leaves which mirror's cache, by mirror; `floor` are the bytes of the file system that are left to the host.
 
     An image that no client used counts as used when it was fetched.  All caches lie on one file system.
@@ -51,15 +52,21 @@ def choose(caches: Mapping[str, Cached], floor: int, now: datetime) -> Mapping[s
     leaving: dict[str, list[_Step]] = {}
     rest: list[Iterator[_Step]] = []
     for name, cached in caches.items():
-        steps = _steps(name, cached, now)
+        steps = _steps(name, cached, now, grace)
         over = cached.store.size - cached.budget
         leaving[name] = list(_until(steps, over + cached.budget // SLACK if over > 0 else 0))
         rest.append(steps)
-    freed = sum(step.size for steps in leaving.values() for step in steps)
-    short = floor - min((cached.store.free for cached in caches.values()), default=floor) - freed
+    free = min((cached.store.free for cached in caches.values()), default=floor)
+    short = floor - free - _size(leaving)
     for step in _until(heapq.merge(*rest), short + floor // SLACK if short > 0 else 0):
         leaving[step.mirror].append(step)
+    if free + _size(leaving) < floor // 2 and grace:
+        return choose(caches, floor // 2, now, timedelta())
     return {name: _together(steps) for name, steps in leaving.items() if steps}
+
+
+def _size(leaving: Mapping[str, list[_Step]]) -> int:
+    return sum(step.size for steps in leaving.values() for step in steps)
 
 
 def _until(steps: Iterator[_Step], target: int) -> Iterator[_Step]:
@@ -77,26 +84,28 @@ def _together(steps: list[_Step]) -> Eviction:
     )
 
 
-def _steps(mirror: str, cached: Cached, now: datetime) -> Iterator[_Step]:
+def _steps(mirror: str, cached: Cached, now: datetime, grace: timedelta) -> Iterator[_Step]:
     """All that may leave a mirror's cache, in the order in which it would: first what belongs to no image."""
     store = cached.store
     images = {root: frozenset(_members(root, store)) for root in _roots(store)}
     blobs = {root: frozenset(_blobs(members, store)) for root, members in images.items()}
     holders = Counter(digest for held in blobs.values() for digest in held)
+    indexes = Counter(image for members in images.values() for image in members)
 
     def step(last_use: datetime, members: Collection[ImageName], candidates: Collection[str]) -> _Step:
-        gone = [digest for digest in candidates if not holders[digest] and store.blobs[digest].fetched <= now - GRACE]
-        return _Step(
-            last_use, mirror, tuple(sorted(members)), tuple(sorted(gone)), sum(store.blobs[d].size for d in gone)
-        )
+        gone = [d for d in candidates if not holders[d] and _past(store.blobs[d].fetched, now) <= now - grace]
+        leaving = [image for image in members if not indexes[image]]
+        size = sum(store.blobs[digest].size for digest in gone)
+        return _Step(last_use, mirror, tuple(sorted(leaving)), tuple(sorted(gone)), size)
 
     if (orphans := step(_NEVER, (), store.blobs)).blobs:
         yield orphans
-    for last_use, root in sorted((_last_use(members, cached), root) for root, members in images.items()):
-        if last_use > now - GRACE:
+    for last_use, root in sorted((_last_use(images[root], blobs[root], cached, now), root) for root in images):
+        if last_use > now - grace:
             return
         if not images[root].intersection(cached.pinned):
             holders.subtract(blobs[root])
+            indexes.subtract(images[root])
             yield step(last_use, images[root], blobs[root])
 
 
@@ -122,7 +131,16 @@ def _blobs(members: Collection[ImageName], store: Store) -> Iterator[str]:
         yield from (digest for digest in (image[1], *store.needs[image]) if digest in store.blobs)
 
 
-def _last_use(members: Collection[ImageName], cached: Cached) -> datetime:
-    """Of an image as a whole: the latest use of any manifest of it, or when one was fetched."""
-    fetched = (cached.store.blobs[image[1]].fetched for image in members if image[1] in cached.store.blobs)
-    return max((*fetched, *(cached.used[image] for image in members if image in cached.used)), default=_NEVER)
+def _last_use(members: Collection[ImageName], blobs: Collection[str], cached: Cached, now: datetime) -> datetime:
+    """Of an image as a whole: the latest use of any manifest of it, or when something of it was fetched.
+
+    A pull over a slow line takes hours: its image is in use as long as blobs of it arrive.
+    """
+    fetched = (cached.store.blobs[digest].fetched for digest in blobs)
+    used = (cached.used[image] for image in members if image in cached.used)
+    return max((_past(at, now) for at in (*fetched, *used)), default=_NEVER)
+
+
+def _past(at: datetime, now: datetime) -> datetime:
+    """A time that is still to come is one of a clock that was wrong, and says nothing."""
+    return at if at <= now + GRACE else _NEVER

@@ -17,6 +17,7 @@ from mirror_agent.model import ImageName
 
 _MANIFEST = re.compile(r"/v2/(?P<repository>[a-z0-9._/-]+)/manifests/[^/]+")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_NUMBER = re.compile(r"\d{1,18}")  # of $upstream_bytes_received, one for each try: "0, 12 : 30"
 _CONTENT = re.compile(r"/(manifests|blobs)/[^/]+$")
 
 
@@ -27,9 +28,10 @@ class Counters:
     requests: int = 0
     hits: int = 0  # answered from what is cached
     misses: int = 0  # the upstream was asked
-    stale: int = 0  # answered from what is cached because the upstream did not answer in time
+    stale: int = 0  # answered with a tag older than its freshness: the upstream is being asked, or does not answer
     errors: int = 0  # 5xx
     sent: int = 0  # bytes to clients
+    fetched: int = 0  # bytes from the upstream, as the registry handed them on
 
     def __add__(self, other: Counters) -> Counters:
         return Counters(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
@@ -56,7 +58,7 @@ def account(usage: Usage, lines: Iterable[tuple[datetime, str]]) -> Usage:
             request = json.loads(line)
         except ValueError:
             continue
-        if not isinstance(request, dict) or not isinstance(request.get("status"), int):
+        if not isinstance(request, dict) or type(request.get("status")) is not int:
             continue
         counters += _count(request)
         if image := _image(request):
@@ -65,9 +67,9 @@ def account(usage: Usage, lines: Iterable[tuple[datetime, str]]) -> Usage:
 
 
 def _count(request: Mapping[str, Any]) -> Counters:
-    cache, status = str(request.get("cache", "")), int(request["status"])
+    cache, status = str(request.get("cache", "")), request["status"]
     content = status < 400 and _CONTENT.search(str(request.get("uri", ""))) is not None
-    sent = request.get("sent")
+    sent, up_bytes = request.get("sent"), request.get("up_bytes")
     return Counters(
         requests=1,
         hits=int(content and cache in ("", "HIT")),  # "": a blob, sent as it lies in the store
@@ -75,6 +77,7 @@ def _count(request: Mapping[str, Any]) -> Counters:
         stale=int(content and cache in ("STALE", "UPDATING")),
         errors=int(status >= 500),
         sent=sent if isinstance(sent, int) else 0,
+        fetched=sum(map(int, _NUMBER.findall(up_bytes))) if isinstance(up_bytes, str) else 0,
     )
 
 

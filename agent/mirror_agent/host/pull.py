@@ -140,7 +140,7 @@ class _Client:
         self._compare(path, wanted, digest)
         try:
             document = json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Trouble(self._host + path, "the answer is not JSON") from error
         if not isinstance(document, dict) or document.get("schemaVersion") != 2:
             raise Trouble(self._host + path, "the answer is no manifest of schema 2", "very old image? try another")
@@ -260,6 +260,6 @@ def _json(path: Path) -> dict[str, Any]:
             if not stat.S_ISREG(facts.st_mode) or facts.st_size > LARGEST_MANIFEST:
                 return {}
             document = json.loads(file.read(LARGEST_MANIFEST))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}

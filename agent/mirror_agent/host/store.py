@@ -2,14 +2,16 @@
 
 The layout is that of distribution's file system driver.  Deleting from outside is safe as long as the registry has
 no descriptor cache (quadlets/config.yml): a blob that is gone is fetched again, a file that is being sent is sent to
-its end.
+its end.  The store belongs to the container: names and contents are checked, links are not followed.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -20,33 +22,36 @@ from mirror_agent.model import Blob, Eviction, ImageName, Store
 
 MANIFEST_LIMIT = 4 * 2**20  # bytes: what registries accept as a manifest (OCI distribution-spec, "Pushing Manifests")
 _V2 = Path("docker/registry/v2")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
+_ALGORITHMS = ("sha256", "sha512")
 
 
 class Stores:
-    """Reads stores.  Remembers what manifests name: a digest never changes its meaning."""
+    """Reads stores.  Remembers what manifests name, as long as they are there: a digest never changes its meaning."""
 
     def __init__(self) -> None:
-        self._needs: dict[str, tuple[str, ...]] = {}
+        self._needs: dict[Path, dict[str, tuple[str, ...]]] = {}  # by store and manifest
 
-    def scan(self, root: Path) -> Store:
-        """What is in the store below `root`.  What goes or comes meanwhile may be in it or not."""
-        blobs = dict(_blobs(root / _V2 / "blobs" / "sha256"))
-        needs = {
-            (repository, digest): self._named(root, digest)
-            for repository, digest in _revisions(root / _V2 / "repositories")
-            if digest in blobs
-        }
+    def scan(self, root: Path) -> Store | None:
+        """What is in the store below `root`; None when there is none yet.
+
+        What goes or comes meanwhile may be in it or not.
+        """
         try:
             facts = os.statvfs(root)
         except FileNotFoundError:
-            return Store({}, {}, 0)
+            return None
+        # manifests before blobs: one that comes in between is not taken for a blob that nobody needs
+        revisions = list(_revisions(root / _V2 / "repositories"))
+        blobs = dict(_blobs(root / _V2 / "blobs"))
+        images = [image for image in revisions if image[1] in blobs]
+        known = self._needs.get(root, {})
+        self._needs[root] = named = {}
+        for _, digest in images:
+            with suppress(OSError, ValueError, RecursionError):  # gone meanwhile, or no manifest: it needs nothing
+                named[digest] = known[digest] if digest in known else _digests(_data(root, digest))
+        needs = {image: named.get(image[1], ()) for image in images}
         return Store(blobs, needs, facts.f_bavail * facts.f_frsize)
-
-    def _named(self, root: Path, digest: str) -> tuple[str, ...]:
-        if digest not in self._needs:
-            with suppress(OSError, ValueError):  # gone meanwhile: the next look sees it
-                self._needs[digest] = _digests(_data(root, digest))
-        return self._needs.get(digest, ())
 
 
 def evict(root: Path, eviction: Eviction, store: Store) -> None:
@@ -55,18 +60,17 @@ def evict(root: Path, eviction: Eviction, store: Store) -> None:
     Raises OSError.
     """
     repositories = root / _V2 / "repositories"
-    leaving = set(eviction.images)
+    blobs = set(eviction.blobs)
     for repository, digest in eviction.images:
         home = repositories / repository
         for tag in _folders(home / "_manifests" / "tags"):
             if _link(tag / "current" / "link") == digest:
                 shutil.rmtree(tag, ignore_errors=True)
-        _unlink(home / "_manifests" / "revisions" / "sha256" / _hex(digest) / "link")
+        _unlink(home / "_manifests" / "revisions" / _place(digest) / "link")
+        for need in blobs.intersection(store.needs[repository, digest]):
+            _unlink(home / "_layers" / _place(need) / "link")
     for digest in eviction.blobs:
         _unlink(_data(root, digest))
-    for repository, digest in leaving:
-        for need in set(store.needs[repository, digest]) & set(eviction.blobs):
-            _unlink(repositories / repository / "_layers" / "sha256" / _hex(need) / "link")
 
 
 def _unlink(path: Path) -> None:
@@ -77,12 +81,15 @@ def _unlink(path: Path) -> None:
 
 
 def _blobs(folder: Path) -> Iterator[tuple[str, Blob]]:
-    for start in _folders(folder):
-        for blob in _folders(start):
-            with suppress(FileNotFoundError):
-                facts = (blob / "data").stat(follow_symlinks=False)
-                size = max(facts.st_size, facts.st_blocks * 512)  # small files take a block of the disk
-                yield f"sha256:{blob.name}", Blob(size, datetime.fromtimestamp(facts.st_mtime, UTC))
+    for algorithm in _ALGORITHMS:
+        for start in _folders(folder / algorithm):
+            for blob in _folders(start):
+                digest = f"{algorithm}:{blob.name}"
+                with suppress(OSError):
+                    facts = (blob / "data").stat(follow_symlinks=False)
+                    if _DIGEST.fullmatch(digest):
+                        size = max(facts.st_size, facts.st_blocks * 512)  # small files take a block of the disk
+                        yield digest, Blob(size, datetime.fromtimestamp(facts.st_mtime, UTC))
 
 
 def _revisions(repositories: Path) -> Iterator[ImageName]:
@@ -90,22 +97,30 @@ def _revisions(repositories: Path) -> Iterator[ImageName]:
     for folder, names, _ in os.walk(repositories):
         if "_manifests" in names:
             repository = Path(folder).relative_to(repositories).as_posix()
-            for revision in _folders(Path(folder) / "_manifests" / "revisions" / "sha256"):
-                if (revision / "link").exists():
-                    yield repository, f"sha256:{revision.name}"
+            for algorithm in _ALGORITHMS:
+                for revision in _folders(Path(folder) / "_manifests" / "revisions" / algorithm):
+                    digest = f"{algorithm}:{revision.name}"
+                    if _DIGEST.fullmatch(digest) and (revision / "link").exists():
+                        yield repository, digest
         names[:] = [name for name in names if not name.startswith("_")]
 
 
 def _digests(path: Path) -> tuple[str, ...]:
-    """All that a manifest names: OCI or Docker, image or index.  Raises ValueError for what is none."""
-    if path.stat().st_size > MANIFEST_LIMIT:
-        raise ValueError("too large for a manifest")
-    manifest: Any = json.loads(path.read_bytes())
+    """All that a manifest names: OCI or Docker, image or index.
+
+    Raises OSError, and ValueError or RecursionError for what is no manifest.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        facts = os.fstat(file.fileno())
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > MANIFEST_LIMIT:
+            raise ValueError("not a file, or too large for a manifest")
+        manifest: Any = json.loads(file.read(MANIFEST_LIMIT))
     if not isinstance(manifest, dict):
         raise ValueError("not a manifest")
-    named = [manifest.get("config"), *(manifest.get("layers") or ()), *(manifest.get("manifests") or ())]
+    lists = [entries for key in ("layers", "manifests") if isinstance(entries := manifest.get(key), list)]
+    named = [manifest.get("config"), *(entry for entries in lists for entry in entries)]
     digests = [entry.get("digest") for entry in named if isinstance(entry, dict)]
-    return tuple(digest for digest in digests if isinstance(digest, str) and digest.startswith("sha256:"))
+    return tuple(digest for digest in digests if isinstance(digest, str) and _DIGEST.fullmatch(digest))
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -121,8 +136,9 @@ def _link(path: Path) -> str:
 
 
 def _data(root: Path, digest: str) -> Path:
-    return root / _V2 / "blobs" / "sha256" / _hex(digest)[:2] / _hex(digest) / "data"
+    place = _place(digest)
+    return root / _V2 / "blobs" / place.parent / place.name[:2] / place.name / "data"
 
 
-def _hex(digest: str) -> str:
-    return digest.removeprefix("sha256:")
+def _place(digest: str) -> Path:
+    return Path(*digest.split(":"))

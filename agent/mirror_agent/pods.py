@@ -145,6 +145,7 @@ def render_pod(
     of_pod: dict[str, Value] = {
         **common,
         "network": _checked("network", network.name, "network"),
+        "parent": _checked("parent", settings.network.parent, "network.parent"),
         "address": str(mirror.address),
         "mac": _checked("mac", mirror.mac, "mac"),
         "dns": tuple(map(str, settings.network.dns)),

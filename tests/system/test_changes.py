@@ -1,0 +1,200 @@
+"""Add, change and remove one mirror while a slow pull runs through another: that one, and all others, notice nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from appliance import CACHE, FIVE, MB, STATE, Appliance, in_order, parts, slow_pull, weight
+
+APP = "demo/app"
+OTHERS = ("docker", "gcr", "ghcr")  # never touched here; the slow pull comes through docker
+
+
+@pytest.fixture(scope="module")
+def four(appliance: Appliance) -> Appliance:
+    """Four mirrors that serve (one is to be added), a node that uses them, and something large to pull slowly."""
+    names = [name for name in FIVE if name != "registry-k8s"]
+    appliance.drop(*names)
+    appliance.serving(*names)
+    appliance.configure_node()
+    return appliance
+
+
+@pytest.fixture(scope="module")
+def large(four: Appliance) -> str:
+    """The digest of a blob of 25 MB in docker.io/slow/app: more than all buffers on its way hold."""
+    image = four.box.push("docker.io", "slow/app:1", layer_sizes=(25 * MB,))
+    return str(image["layers"][0]["digest"])
+
+
+@contextmanager
+def undisturbed(appliance: Appliance, large: str, *changing: str) -> Iterator[None]:
+    """While the block runs, a pull through docker goes on, and no service or container of others is touched."""
+
+    def running() -> tuple[dict[str, str], dict[str, str]]:
+        containers = appliance.containers()
+        mine = {f"mirror-{name}-{part}" for name in changing for part in ("infra", "edge", "registry")}
+        others = [row["name"] for row in appliance.glance()["mirrors"] if row["name"] not in changing]
+        return appliance.starts(*others), {name: start for name, start in containers.items() if name not in mine}
+
+    before = running()
+    assert {"mirror-docker-infra", "mirror-docker-edge", "mirror-docker-registry"} <= before[1].keys()
+    with slow_pull(appliance, "docker", "slow/app", large):
+        yield
+    assert running() == before
+
+
+def test_adding_one(four: Appliance, large: str) -> None:
+    with undisturbed(four, large, "registry-k8s"):
+        four.drop("registry-k8s")
+        four.serving(*FIVE)
+    four.configure_node()
+    four.pull(f"registry.k8s.io/{APP}:1.0")
+
+
+def test_another_policy_restarts_nothing(four: Appliance, large: str) -> None:
+    with undisturbed(four, large):
+        before = four.starts(*FIVE), four.containers()
+        assert "AllowContactingSource" not in four.published("image-digest-mirror-set.yaml")
+        four.define("quay", 'source = "quay.io"\npolicy = "AllowContactingSource"\n')
+        four.wait(lambda: four.mirror("quay")["policy"] == "AllowContactingSource", 20, "the new policy")
+        four.serving(*FIVE)
+        four.settle()
+        assert four.published("image-digest-mirror-set.yaml").count("AllowContactingSource") == 1
+        assert (four.starts(*FIVE), four.containers()) == before
+
+
+def test_another_address_restarts_its_pod_only(four: Appliance, large: str) -> None:
+    old = four.mirror("quay")["address"]
+    before = four.starts("quay")
+    with undisturbed(four, large, "quay"):
+        four.define("quay", 'source = "quay.io"\naddress = "10.0.0.55"\n')
+        four.wait(lambda: "10.0.0.55 quay.mirror.lan" in four.published("hosts"), 30, "the new address, published")
+        four.serving(*FIVE)
+    assert not set(four.starts("quay").values()) & set(before.values())
+    four.configure_node()
+    four.pull(f"quay.io/{APP}:1.0")
+    gone = four.box.node("curl", "-sk", "-m", "4", f"https://{old}/v2/", check=False)
+    assert gone.returncode in (7, 28), "the old address still answers"
+    served = four.box.node("sh", "-c", "openssl s_client -connect 10.0.0.55:443 </dev/null 2>/dev/null | "
+                           "openssl x509 -noout -ext subjectAltName").stdout  # fmt: skip
+    assert "IP Address:10.0.0.55" in served
+    assert old not in served
+
+
+def test_another_remote_restarts_its_registry_only(four: Appliance, large: str) -> None:
+    """gcr.io has an image that quay.io has not; the edge keeps its connections."""
+    four.box.push("gcr.io", "only/there:1")
+    before = four.starts("quay")
+    with undisturbed(four, large, "quay"):
+        four.define("quay", 'source = "quay.io"\naddress = "10.0.0.55"\nremote = "https://gcr.io"\n')
+        four.wait(lambda: four.mirror("quay")["proved"].startswith("distroless/static@"), 30, "proof of the new remote")
+        four.serving(*FIVE)
+    changed = {unit for unit, start in four.starts("quay").items() if before[unit] != start}
+    assert changed == {"mirror-quay-registry.service"}
+    four.pull("quay.io/only/there:1")
+
+
+def test_removing_one_keeps_what_it_had_and_it_comes_back_with_it(four: Appliance, large: str) -> None:
+    four.box.node_reset()
+    four.pull(f"ghcr.io/{APP}:1.0")
+    address, since = four.mirror("ghcr")["address"], four.cursor()
+    with undisturbed(four, large, "ghcr"):
+        four.remove("ghcr")
+        four.serving(*(name for name in FIVE if name != "ghcr"))
+        four.settle()
+    assert four.starts("ghcr") == {}
+    assert four.sh("ls /etc/containers/systemd/mirror-agent/*ghcr* 2>/dev/null", check=False) == ""
+    assert four.sh("systemctl list-units --all --plain --no-legend 'mirror-ghcr*'") == ""
+    assert "ghcr" not in four.published("hosts") + four.published("image-digest-mirror-set.yaml")
+    assert json.loads(four.sh(f"cat {STATE}/leases.json"))["leases"]["ghcr"] == address
+    in_order(four.journal("MIRROR=ghcr", since=since), {"ACTION": "read"}, {"ACTION": "stop-units"}, {"ACTION": "delete-file"})
+
+    before = four.received("ghcr.io")
+    four.drop("ghcr")
+    four.serving(*FIVE)
+    assert four.mirror("ghcr")["address"] == address
+    four.configure_node()
+    four.box.node_reset()
+    four.pull(f"ghcr.io/{APP}:1.0")
+    image = four.box.images()["ghcr.io"][f"{APP}:1.0"]
+    assert four.received("ghcr.io") - before < 0.02 * weight(image), "blobs came from the upstream again"
+    for blob in parts(image):
+        assert four.blob_digest("ghcr", APP, blob["digest"]) == blob["digest"]
+
+
+def test_purge_drops_what_a_removed_mirror_left_and_never_that_of_one_that_exists(four: Appliance) -> None:
+    refused = four.box.exec("mirror-agent", "purge", "gcr", check=False)
+    assert refused.returncode == 1
+    assert "gcr: its mirror exists" in refused.stdout + refused.stderr
+    four.pull(f"gcr.io/{APP}:1.0")
+
+    four.remove("gcr")
+    four.serving(*(name for name in FIVE if name != "gcr"))
+    four.settle()
+    assert four.sh(f"find {CACHE}/gcr -name data | head -1") != ""
+    four.box.exec("mirror-agent", "purge", "gcr")
+    assert four.sh(f"ls -d {CACHE}/gcr {STATE}/mirrors/gcr 2>/dev/null", check=False) == ""
+    assert "gcr" not in json.loads(four.sh(f"cat {STATE}/leases.json"))["leases"]
+    four.settle()
+    assert "gcr" not in json.loads(four.sh(f"cat {STATE}/leases.json"))["leases"], "the agent wrote the lease again"
+    assert four.box.exec("mirror-agent", "purge", "gcr", check=False).returncode == 1
+
+    before = four.received("gcr.io")
+    four.drop("gcr")
+    four.serving(*FIVE)
+    four.box.node_reset()
+    four.configure_node()
+    four.pull(f"gcr.io/{APP}:1.0")
+    assert four.received("gcr.io") - before > weight(four.box.images()["gcr.io"][f"{APP}:1.0"])
+
+
+def test_a_masked_name_is_no_mirror(four: Appliance) -> None:
+    four.sh("cp /usr/share/mirror-agent/examples/gcr.toml /tmp/gcr.toml; ln -sfn /dev/null /etc/mirror-agent.d/gcr.toml")
+    four.serving(*(name for name in FIVE if name != "gcr"))
+    assert four.glance()["problems"] == []
+    four.sh("rm /etc/mirror-agent.d/gcr.toml; cp /tmp/gcr.toml /etc/mirror-agent.d/")
+    four.serving(*FIVE)
+
+
+def test_readers_of_the_folder_never_see_half_of_anything(four: Appliance) -> None:
+    """A reader as fast as it can, while the publication changes: each file is always there, as it was or as it will be."""
+    script = """
+import hashlib, os, sys
+folder, seen = sys.argv[1], {}
+while not os.path.exists("/tmp/readers-stop"):
+    for base, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(base, name)
+            try:
+                with open(path, "rb") as file:
+                    seen.setdefault(path, set()).add(hashlib.sha256(file.read()).hexdigest())
+            except FileNotFoundError:
+                seen.setdefault(path, set()).add("gone")
+import json
+json.dump({path: sorted(digests) for path, digests in seen.items()}, open("/tmp/readers-saw", "w"))
+"""
+    four.sh(f"rm -f /tmp/readers-*; (setpriv --reuid=nobody --clear-groups python3 -c '{script}' /srv/publish; "
+            "touch /tmp/readers-done) >/dev/null 2>&1 &")  # fmt: skip
+    allowed: dict[str, set[str]] = {}
+    for policy in ("AllowContactingSource", "NeverContactSource") * 3:
+        collect(four, allowed)
+        four.define("quay", f'source = "quay.io"\naddress = "10.0.0.55"\npolicy = "{policy}"\n')
+        four.wait(lambda wanted=policy: four.mirror("quay")["policy"] == wanted, 20, policy)  # type: ignore[misc]
+        four.serving(*FIVE)
+    collect(four, allowed)
+    four.sh("touch /tmp/readers-stop; while [ ! -e /tmp/readers-done ]; do sleep 0.1; done")
+    saw = {path: set(digests) for path, digests in json.loads(four.sh("cat /tmp/readers-saw")).items()}
+    changed = [path for path, digests in saw.items() if len(digests) > 1]
+    assert len(changed) >= 3, "the reader saw no change: it proved nothing"
+    assert saw.keys() == allowed.keys()
+    assert all(saw[path] <= allowed[path] for path in saw)
+
+
+def collect(appliance: Appliance, into: dict[str, set[str]]) -> None:
+    for line in appliance.sh("find /srv/publish -type f -exec sha256sum {} +").splitlines():
+        digest, path = line.split()
+        into.setdefault(path, set()).add(digest)

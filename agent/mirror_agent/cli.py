@@ -46,9 +46,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
 def main() -> int:
     """Run the command line; its exit code."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as leave:
-        return leave.exit_code
+        code = app(standalone_mode=False)  # typer.Exit does not come out of it: its code is returned
     except (typer.Abort, KeyboardInterrupt):
         return PROBLEM
     except Trouble as trouble:
@@ -59,7 +57,7 @@ def main() -> int:
             error.show()
             return int(error.exit_code)
         raise
-    return DONE
+    return code if isinstance(code, int) else DONE
 
 
 @app.command()
@@ -153,7 +151,7 @@ def plan_command(
     usage, _ = state.load_usage(paths.usage)
     announced = {container.start for container in containers.states()}  # the agent alone knows which were
     observed, unreachable = observe.look(
-        wanted.desired, memory, systemd, containers, observe.Seen((), announced, usage, Stores())
+        wanted.desired, memory, systemd, containers, observe.Seen((), announced, usage, {}, Stores())
     )
     _complain(map(str, unreachable))
     steps = plan.plan(wanted.desired, observed, datetime.now(UTC))

@@ -44,6 +44,7 @@ from mirror_agent.model import (
     Document,
     EdgeState,
     File,
+    Fill,
     Folder,
     Mirror,
     Network,
@@ -140,6 +141,7 @@ class Observed:
     cached: Mapping[str, str] = field(default_factory=dict)  # by mirror: an image that some client has pulled
     published: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)  # by target, those that can be read
     stores: Mapping[str, Store] = field(default_factory=dict)  # by mirror; empty when they were not looked at
+    fills: Mapping[str, Fill] = field(default_factory=dict)  # by mirror: as the stores were at the last look
     usage: Mapping[str, Usage] = field(default_factory=dict)  # by mirror: what clients did
     claimed: frozenset[IPv4Address] = frozenset()  # probed by this agent and found free
     announced: frozenset[str] = frozenset()  # starts of pods whose address was announced
@@ -181,7 +183,8 @@ def _mirror(mirror: Mirror, pod: Pod, desired: Desired, observed: Observed, now:
 
     A mirror whose new address is taken runs on as it is: nothing of it is touched before the claim has succeeded.
     """
-    startable = observed.images.issuperset(pod.images)
+    network = desired.network.unit
+    startable = observed.images.issuperset(pod.images) and observed.files.get(network.path) == network
     if observed.authority is None:
         return []
     if mirror.address not in observed.claimed and not _holds(mirror, pod, observed):
@@ -282,9 +285,11 @@ def _leftovers(desired: Desired, observed: Observed) -> Iterator[Action]:
         wanted.add(desired.network.unit.path)
     units = {path: file for path, file in observed.files.items() if path.parent == desired.paths.units}
     used = {line for file in units.values() for line in file.content.decode(errors="replace").splitlines()}
+    # a pod that has not moved yet runs on a network that no file names any more
+    moving = any(c.pod_hash != desired.pods[c.mirror].pod_hash for c in observed.containers if c.mirror in desired.pods)
     for path, file in sorted(units.items()):
         owner = unit_owner(file)
-        in_use = path.suffix == ".network" and f"Network={path.name}" in used
+        in_use = path.suffix == ".network" and (moving or f"Network={path.name}" in used)
         ours = owner or path.match("mirror-agent-*.network")  # what an admin put there stays
         if path in wanted or owner in desired.frozen or in_use or not ours:
             continue

@@ -236,6 +236,7 @@ def _show(status: dict[str, Any]) -> None:
         )  # fmt: skip
     if status["mirrors"]:
         console.print(table)
+        console.print(_caches(status["mirrors"]))
     for failure in status["failures"]:
         about = f"{failure['mirror']}: " if failure["mirror"] else ""
         console.print(f"[red]{escape(about + failure['reason'])}[/]; tried again at {failure['again'][11:19]} UTC")
@@ -243,6 +244,30 @@ def _show(status: dict[str, Any]) -> None:
     if status["folder"]:
         console.print(f"Published to {status['folder']}: {status['publication']}")
     console.print(status["line"])
+
+
+def _caches(mirrors: list[dict[str, Any]]) -> Table:
+    """What is cached and what came of it.  HIT: the share of manifests and blobs that did not wait for the upstream."""
+    table = _table("MIRROR", "IMAGES", "CACHED", "OF", "REQUESTS", "HIT", "STALE", "ERRORS", "SENT", "FETCHED")
+    for row in mirrors:
+        cache = row["cache"]
+        given = cache["hits"] + cache["misses"] + cache["stale"]
+        hit = f"{100 * (given - cache['misses']) // given} %" if given else "-"
+        counts = (cache["requests"], hit, cache["stale"], cache["errors"])
+        table.add_row(
+            row["name"], str(cache["images"]), size(cache["size"]), size(cache["budget"]), *map(str, counts),
+            size(cache["sent"]), size(cache["fetched"]),
+        )  # fmt: skip
+    return table
+
+
+def size(number: float) -> str:
+    """Bytes for people, in the units that definitions are written in."""
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    step = 0
+    while number >= 1024 and step < len(units) - 1:
+        number, step = number / 1024, step + 1
+    return f"{number:.0f} {units[step]}" if number >= 100 or not step else f"{number:.1f} {units[step]}"
 
 
 def _table(*columns: str) -> Table:

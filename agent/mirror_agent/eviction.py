@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from mirror_agent.model import Eviction, ImageName, Store
+from mirror_agent.model import Eviction, Fill, ImageName, Store
 
 GRACE = timedelta(minutes=10)  # longer than a client takes from a manifest to the blobs it names
 SLACK = 20  # trimming frees 1/20 more than it must, so that not each pull is followed by one
@@ -67,6 +67,11 @@ def choose(caches: Mapping[str, Cached], floor: int, now: datetime, grace: timed
 
 def _size(leaving: Mapping[str, list[_Step]]) -> int:
     return sum(step.size for steps in leaving.values() for step in steps)
+
+
+def fill(store: Store) -> Fill:
+    """How full a store is: images as clients ask for them, an index with all in it being one."""
+    return Fill(store.size, sum(1 for _ in _roots(store)), store.free)
 
 
 def _until(steps: Iterator[_Step], target: int) -> Iterator[_Step]:

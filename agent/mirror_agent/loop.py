@@ -15,14 +15,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from mirror_agent import observe, plan, pods, status, wish
+from mirror_agent import metrics, observe, plan, pods, status, wish
 from mirror_agent.actions import Action, ProveMirror, RestartUnits, StartUnits
 from mirror_agent.apply import Failures, Hands, apply, repair
-from mirror_agent.host import edge_log, files, journal, notify, state
+from mirror_agent.host import disk, edge_log, files, journal, notify, state
 from mirror_agent.host.containers import Containers
 from mirror_agent.host.store import Stores
 from mirror_agent.host.systemd import BusLost, Systemd
-from mirror_agent.model import File, Mirror, Paths, Pod, Problem, Role, Store, Trouble
+from mirror_agent.model import CacheSettings, File, Fill, Mirror, Paths, Pod, Problem, Role, Trouble
 from mirror_agent.sources import SOURCES, Stop, Watched
 from mirror_agent.usage import Usage, account
 
@@ -35,6 +35,7 @@ UNPROVED_SECONDS = 5.0  # while a mirror waits for the first pull by any client
 UNSETTLED_SECONDS = 2.0  # while something starts
 ALIVE_SECONDS = 20.0  # the watchdog is fed at least this often while nothing happens
 SCAN_SECONDS = 30.0  # between two looks into the caches: 20 µs a blob
+TIGHT_SECONDS = 2.0  # the same while the host has less free space than its floor
 FORGET = timedelta(hours=1)  # an image that was used and is not cached after this time
 ROUNDS = 30  # of look, plan, apply in one go; more would mean that two rules fight
 BACKOFF_SECONDS = (2, 5, 15, 30, 60, 120, 300)
@@ -141,6 +142,7 @@ class Agent:
         self._containers = Containers()
         self._hands = Hands(self._systemd, self._containers, notify.watchdog, set(), set())
         self._clients = Clients(paths)
+        self._cache = CacheSettings().path
         self._told: frozenset[Problem] = frozenset()
         self._shown = ""
         self._repaired = False
@@ -152,7 +154,12 @@ class Agent:
         signal.signal(signal.SIGINT, self._signalled)
         signal.signal(signal.SIGHUP, self._signalled)
         folders = (*self._paths.definitions, self._paths.settings.parent, self._paths.settings.parent / "credentials")
-        watched = Watched(tuple(map(Path, folders)), self._systemd.on_change, self._containers.on_event)
+        watched = Watched(
+            tuple(map(Path, folders)),
+            self._systemd.on_change,
+            self._containers.on_event,
+            lambda: disk.free(self._cache),
+        )
         stops = self._start(watched)
         try:
             notify.ready()
@@ -260,9 +267,11 @@ class Agent:
             repair(wanted.desired)
             self._repaired = True
         desired, fallen = self._memory.fall_back(wanted.desired)
-        seen = observe.Seen(self._hands.claimed, self._hands.announced, *self._clients.look(desired))
+        usage, stores = self._clients.look(desired)
+        self._cache = desired.settings.cache.path
+        seen = observe.Seen(self._hands.claimed, self._hands.announced, usage, self._clients.fills, stores)
         observed, unreachable = observe.look(desired, memory, self._systemd, self._containers, seen)
-        self._clients.forget(observed.stores)
+        self._clients.forget(observed)
         self._hands.claimed.intersection_update(plan.unheld(desired, observed))
         return desired, observed, (*wanted.problems, *fallen, *unreachable)
 
@@ -291,6 +300,7 @@ class Agent:
         self._shown = text
         try:
             files.write(File(self._paths.status, (json.dumps(values, indent=2) + "\n").encode()))
+            files.write(File(self._paths.metrics, metrics.render(shown)))
         except Trouble as trouble:
             journal.get().error(str(trouble), action="status")
         notify.status(shown.line)
@@ -301,9 +311,15 @@ class Clients:
 
     def __init__(self, paths: Paths) -> None:
         self._file = paths.usage
-        self._usage, self._cursor = state.load_usage(self._file)
+        self._usage: Mapping[str, Usage] = {}
+        self._cursor = ""
+        try:
+            self._usage, self._cursor = state.load_usage(self._file)
+        except Trouble as trouble:  # worth a line, not worth a host without an agent: what the journal has is counted
+            journal.get().error(f"{trouble}; it begins anew", action="usage")
         self._stores = Stores()
-        self._scan = self._write = 0.0  # when next (monotonic)
+        self.fills: Mapping[str, Fill] = {}  # as the stores were at the last look
+        self._scan = self._tight = self._write = 0.0  # when next (monotonic)
 
     def look(self, desired: plan.Desired) -> tuple[Mapping[str, Usage], Stores | None]:
         """What is known now; the stores when it is time to look into them again."""
@@ -318,14 +334,16 @@ class Clients:
         if now >= self._write:
             self.save()
             self._write = now + LOOK_SECONDS
-        if now < self._scan:
+        free = disk.free(desired.settings.cache.path)
+        if now < (self._scan if free >= desired.settings.cache.free else self._tight):
             return self._usage, None
-        self._scan = now + SCAN_SECONDS
+        self._scan, self._tight = now + SCAN_SECONDS, now + TIGHT_SECONDS
         return self._usage, self._stores
 
-    def forget(self, stores: Mapping[str, Store]) -> None:
+    def forget(self, observed: plan.Observed) -> None:
         """Drop what was remembered of images that have left the caches."""
-        since = datetime.now(UTC) - FORGET
+        since, stores = datetime.now(UTC) - FORGET, observed.stores
+        self.fills = observed.fills
         for name, store in stores.items():
             if name in self._usage:
                 self._usage = {**self._usage, name: self._usage[name].only(store.needs.keys(), since)}

@@ -107,6 +107,11 @@ class Paths:
         """File in which the agent says how things are: what `mirror-agent status` reads."""
         return self.run / "status.json"
 
+    @property
+    def metrics(self) -> PurePosixPath:
+        """File of the same as metrics, for node_exporter's textfile collector."""
+        return self.run / "metrics.prom"
+
     def mirror(self, name: str) -> PurePosixPath:
         """Folder of what one mirror's pod mounts read-only: edge/, registry/, auth/, tls/."""
         return self.state / "mirrors" / name
@@ -395,6 +400,15 @@ class Store:
     def size(self) -> int:
         """Bytes of all blobs."""
         return sum(blob.size for blob in self.blobs.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """How full a mirror's cache was when it was last looked at."""
+
+    size: int  # bytes
+    images: int
+    free: int  # bytes left on the file system
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 
-from mirror_agent import certificates
+from mirror_agent import certificates, eviction
 from mirror_agent.host import files, namespace, pairs, pull, state
 from mirror_agent.host.containers import Containers
 from mirror_agent.host.store import Stores
@@ -16,6 +16,7 @@ from mirror_agent.model import (
     Certificate,
     EdgeState,
     File,
+    Fill,
     Folder,
     Mirror,
     Paths,
@@ -38,6 +39,7 @@ class Seen:
     claimed: Collection[IPv4Address] = ()  # addresses that were probed and found free
     announced: Collection[str] = ()  # starts of pods whose address was announced
     usage: Mapping[str, Usage] = field(default_factory=dict)
+    fills: Mapping[str, Fill] = field(default_factory=dict)  # of the stores at the last look into them
     stores: Stores | None = None  # None: the caches are not looked at this time
 
 
@@ -70,6 +72,7 @@ def look(
         proof = proofs.get(mirror.name)
         if mirror.name in edges and not (proof and proof.covers(mirror)):
             cached[mirror.name] = pull.find_cached(desired.settings.cache.path / mirror.name / "registry") or ""
+    stores = _stores(desired, seen)
     observed = Observed(
         files=found,
         folders={folder.path: there for folder in _wanted(desired) if (there := files.folder(folder.path))},
@@ -86,7 +89,8 @@ def look(
         proofs=proofs,
         cached=cached,
         published=published,
-        stores=_stores(desired, seen),
+        stores=stores,
+        fills={**seen.fills, **{name: eviction.fill(store) for name, store in stores.items()}},
         usage=seen.usage,
         claimed=frozenset(seen.claimed),
         announced=frozenset(seen.announced),

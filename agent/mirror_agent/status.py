@@ -10,8 +10,9 @@ from enum import StrEnum
 from typing import Any
 
 from mirror_agent.actions import Action, ProveMirror, Publish
-from mirror_agent.model import Mirror, Problem, Role, UnitState
+from mirror_agent.model import Fill, Mirror, Problem, Role, UnitState
 from mirror_agent.plan import Desired, Observed, in_doubt, unit_services
+from mirror_agent.usage import Usage
 
 VERSION = 1  # of the JSON form; a change that readers must know of raises it
 
@@ -37,6 +38,22 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheStatus:
+    """What a mirror has cached, and what came of it.  Bytes, and sums since the mirror was first defined."""
+
+    budget: int
+    size: int = 0
+    images: int = 0
+    requests: int = 0
+    hits: int = 0
+    misses: int = 0
+    stale: int = 0
+    errors: int = 0
+    sent: int = 0  # to clients
+    fetched: int = 0  # from the upstream
+
+
+@dataclass(frozen=True, slots=True)
 class MirrorStatus:
     """One line of the table."""
 
@@ -51,6 +68,7 @@ class MirrorStatus:
     proved: str  # the image that was pulled, "" for none
     not_after: str  # ISO 8601, "" without a certificate
     reason: str  # of what holds it back, "" for nothing
+    cache: CacheStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +81,8 @@ class Status:
     failures: tuple[Failure, ...]
     publication: str  # "" without a target, else "up to date" or what is waiting
     folder: str
+    free: int  # bytes of the caches' file system that are free, 0 before the first look
+    floor: int  # bytes of it that are to be left free
 
     @property
     def line(self) -> str:
@@ -104,6 +124,8 @@ def describe(
         failures=tuple(failures.values()),
         publication=_publication(desired, observed, open_steps),
         folder=str(desired.settings.publish.folder or ""),
+        free=min((fill.free for fill in observed.fills.values()), default=0),
+        floor=desired.settings.cache.free,
     )
 
 
@@ -124,7 +146,19 @@ def _mirror(
         proved=proof.image if proof else "",
         not_after=certificate.not_after.isoformat() if certificate else "",
         reason=failure.reason if failure else "",
+        cache=_cache(mirror, observed),
     )
+
+
+def seconds(time: str) -> float | None:
+    """ISO 8601, as a status has it, in seconds since 1970; None for none."""
+    return datetime.fromisoformat(time).timestamp() if time else None
+
+
+def _cache(mirror: Mirror, observed: Observed) -> CacheStatus:
+    fill = observed.fills.get(mirror.name, Fill(0, 0, 0))
+    counters = observed.usage.get(mirror.name, Usage()).counters
+    return CacheStatus(mirror.budget, fill.size, fill.images, **asdict(counters))
 
 
 def _state(

@@ -23,6 +23,7 @@ from mirror_agent.usage import Counters, Usage
 
 VERSION = 1
 LIMIT = 4 * 1024 * 1024  # bytes; a thousand mirrors take a tenth of it
+USAGE_LIMIT = 256 * 1024 * 1024  # bytes; an image takes 150
 
 _NAME = r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?"
 _ACCEPTED = re.compile(rf"({_NAME})\.toml")
@@ -77,7 +78,7 @@ def load_leases(path: PurePosixPath) -> Mapping[str, IPv4Address]:
 
     Raises Trouble where the file is damaged or written by a newer agent.
     """
-    stored = _load(path, _Leases, "every mirror may then get another address")
+    stored = _load(path, _Leases, LIMIT, "every mirror may then get another address")
     return stored.leases if stored else {}
 
 
@@ -91,7 +92,7 @@ def load_proofs(path: PurePosixPath) -> Mapping[str, Proof]:
 
     Raises Trouble where the file is damaged or written by a newer agent.
     """
-    stored = _load(path, _Proofs, "every mirror is then published again after its next real pull")
+    stored = _load(path, _Proofs, LIMIT, "every mirror is then published again after its next real pull")
     return {name: Proof(**dict(proof)) for name, proof in stored.proofs.items()} if stored else {}
 
 
@@ -109,7 +110,7 @@ def load_usage(path: PurePosixPath) -> tuple[Mapping[str, Usage], str]:
 
     Raises Trouble where the file is damaged or written by a newer agent.
     """
-    stored = _load(path, _Usage, "eviction then goes by when images were fetched, and counters begin anew")
+    stored = _load(path, _Usage, USAGE_LIMIT, "eviction then goes by when images were fetched, and counters begin anew")
     if not stored:
         return {}, ""
     mirrors = {}
@@ -157,8 +158,8 @@ def _accepted(folder: PurePosixPath, name: str) -> PurePosixPath:
     return folder / f"{name}.toml"
 
 
-def _load[T: _Stored](path: PurePosixPath, kind: type[T], loss: str) -> T | None:
-    content = files.read(path, LIMIT)
+def _load[T: _Stored](path: PurePosixPath, kind: type[T], limit: int, loss: str) -> T | None:
+    content = files.read(path, limit)
     if content is None:
         return None
     hint = f"bring it back from a backup, or remove it: {loss}"

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mirror_agent.host import disk
 from mirror_agent.model import Blob, Eviction, ImageName, Store
 
 MANIFEST_LIMIT = 4 * 2**20  # bytes: what registries accept as a manifest (OCI distribution-spec, "Pushing Manifests")
@@ -37,9 +38,7 @@ class Stores:
 
         What goes or comes meanwhile may be in it or not.
         """
-        try:
-            facts = os.statvfs(root)
-        except FileNotFoundError:
+        if not root.is_dir():
             return None
         # manifests before blobs: one that comes in between is not taken for a blob that nobody needs
         revisions = list(_revisions(root / _V2 / "repositories"))
@@ -51,7 +50,7 @@ class Stores:
             with suppress(OSError, ValueError, RecursionError):  # gone meanwhile, or no manifest: it needs nothing
                 named[digest] = known[digest] if digest in known else _digests(_data(root, digest))
         needs = {image: named.get(image[1], ()) for image in images}
-        return Store(blobs, needs, facts.f_bavail * facts.f_frsize)
+        return Store(blobs, needs, disk.free(root))
 
 
 def evict(root: Path, eviction: Eviction, store: Store) -> None:

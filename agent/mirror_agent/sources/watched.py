@@ -17,3 +17,4 @@ class Watched:
     folders: tuple[Path, ...]  # drop-ins, the settings' folder, folders of credentials; they need not exist
     unit_changes: Callable[[Hint], Stop]  # names of units of ours (Systemd.on_change)
     container_events: Callable[[Hint], Stop]  # "UNIT ACTION" (Containers.on_event)
+    free: Callable[[], int]  # bytes of the caches' file system, 0 where there is none yet

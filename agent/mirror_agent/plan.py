@@ -8,7 +8,8 @@ when it was proved.  The loop observes again after each round, so that every ste
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from ipaddress import IPv4Address
@@ -157,8 +158,12 @@ class Observed:
 def plan(desired: Desired, observed: Observed, now: datetime) -> tuple[Action, ...]:
     """The next steps, in the order in which they are to be done.  Empty: all is as it should be."""
     steps = [*_host(desired, observed)]
+    there: defaultdict[PurePosixPath, set[PurePosixPath]] = defaultdict(set)  # mirrors/NAME: its files
+    for path in observed.files:
+        there[path.parent.parent].add(path)
     for mirror in desired.mirrors:
-        steps += _mirror(mirror, desired.pods[mirror.name], desired, observed, now)
+        configs = there[desired.paths.mirror(mirror.name)]
+        steps += _mirror(mirror, desired.pods[mirror.name], configs, desired, observed, now)
     steps += _leftovers(desired, observed)
     steps += _reload(desired, observed, steps)
     steps += _evict(desired, observed, now)
@@ -178,7 +183,9 @@ def _host(desired: Desired, observed: Observed) -> Iterator[Action]:
         yield WriteUnits("", "the mirrors' LAN", (desired.network.unit,))
 
 
-def _mirror(mirror: Mirror, pod: Pod, desired: Desired, observed: Observed, now: datetime) -> list[Action]:
+def _mirror(
+    mirror: Mirror, pod: Pod, there: Set[PurePosixPath], desired: Desired, observed: Observed, now: datetime
+) -> list[Action]:
     """The next steps of one mirror: claim, then prepare, then write units, then run, then announce and prove.
 
     A mirror whose new address is taken runs on as it is: nothing of it is touched before the claim has succeeded.
@@ -189,7 +196,7 @@ def _mirror(mirror: Mirror, pod: Pod, desired: Desired, observed: Observed, now:
         return []
     if mirror.address not in observed.claimed and not _holds(mirror, pod, observed):
         return [ClaimAddress(mirror.name, "not held yet", mirror.address)] if startable else []
-    prepare = [*_prepare(mirror, pod, desired, observed, now)]
+    prepare = [*_prepare(mirror, pod, there, desired, observed, now)]
     changed = tuple(unit for unit in pod.units if observed.files.get(unit.path) != unit)
     if changed and startable:
         new = not any(unit.path in observed.files for unit in pod.units)
@@ -200,7 +207,9 @@ def _mirror(mirror: Mirror, pod: Pod, desired: Desired, observed: Observed, now:
     return [step for step in run if startable or not isinstance(step, StartUnits | RestartUnits)]
 
 
-def _prepare(mirror: Mirror, pod: Pod, desired: Desired, observed: Observed, now: datetime) -> Iterator[Action]:
+def _prepare(
+    mirror: Mirror, pod: Pod, there: Set[PurePosixPath], desired: Desired, observed: Observed, now: datetime
+) -> Iterator[Action]:
     """Folders, configuration and certificate: harmless to what runs, needed by what will."""
     for folder in pod.folders:
         if observed.folders.get(folder.path) != folder:
@@ -210,10 +219,8 @@ def _prepare(mirror: Mirror, pod: Pod, desired: Desired, observed: Observed, now
     for path, file in wanted.items():
         if observed.files.get(path) != file:
             yield WriteFile(mirror.name, "changed" if path in observed.files else "new", file)
-    root = desired.paths.mirror(mirror.name)
-    for path in sorted(observed.files):
-        if path.is_relative_to(root) and path not in wanted:
-            yield DeleteFile(mirror.name, "no longer used", path)
+    for path in sorted(there - wanted.keys()):
+        yield DeleteFile(mirror.name, "no longer used", path)
     if observed.authority is not None:
         certificate = observed.certificates.get(mirror.name)
         if why := certificates.due(certificate, mirror, observed.authority, now):

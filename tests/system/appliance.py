@@ -132,6 +132,11 @@ class Appliance:
     def published(self, name: str) -> str:
         return self.box.exec("cat", f"{PUBLISHED}/{name}", check=False).stdout
 
+    def hosts(self) -> dict[str, str]:
+        """The published names with their addresses."""
+        lines = [line.split() for line in self.published("hosts").splitlines() if line and line[0] != "#"]
+        return {name: address for address, name in lines}
+
     # --- waiting
 
     def wait(self, condition: Callable[[], object], seconds: float, what: str) -> None:

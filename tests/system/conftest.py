@@ -41,7 +41,7 @@ def bare(session_box: Box) -> Appliance:
 @pytest.fixture(scope="module")
 def appliance(bare: Appliance) -> Appliance:
     """A pristine host on which the agent runs; no mirrors yet."""
-    bare.box.exec("systemctl", "enable", "--quiet", "--now", "mirror-agent")
+    bare.box.exec("systemctl", "enable", "--now", "mirror-agent")
     return bare
 
 

@@ -335,21 +335,26 @@ def serves_all(box: Box, image: tuple[str, dict[str, Any]], tag_within: float) -
 # --- running through change
 
 
-def test_a_reload_brings_the_new_certificate_and_cuts_no_download(box: Box) -> None:
-    image = box.push("quay.io", "reload/app:1", layer_sizes=(20 * MB,))
-    blob = layers(image)[1]["digest"]
-    blob_sum(box, QUAY, "reload/app", blob)  # warm: a static file
-    with ThreadPoolExecutor(1) as background:
-        slow = background.submit(blob_sum, box, QUAY, "reload/app", blob, "--limit-rate", "8M")
-        time.sleep(0.5)
-        by_hand.certify(box, QUAY, 77)
+@pytest.mark.parametrize("kind", ["cold", "warm"])
+def test_a_reload_brings_the_new_certificate_and_cuts_no_download(box: Box, kind: str) -> None:
+    image = box.push("quay.io", f"reload/{kind}:1", layer_sizes=(10 * MB,))
+    blob, before = layers(image)[1]["digest"], received(box, "quay.io")
+    if kind == "warm":
+        blob_sum(box, QUAY, "reload/warm", blob)
+    serial = served_serial(box, QUAY) + 1
+    with throttled(box, "20mbit"), ThreadPoolExecutor(2) as background:
+        # the second one waits for the first, or reads the same file
+        slow = [background.submit(blob_sum, box, QUAY, f"reload/{kind}", blob, "--limit-rate", "4M") for _ in "ab"]
+        time.sleep(1)
+        by_hand.certify(box, QUAY, serial)
         box.exec("systemctl", "reload", "mirror-quay-edge.service")
         deadline = time.monotonic() + 5  # a HUP says nothing back
-        while served_serial(box, QUAY) != 77:
+        while served_serial(box, QUAY) != serial:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        assert not slow.done()
-        assert f"sha256:{slow.result(60)}" == blob
+        assert not any(download.done() for download in slow)
+        assert {f"sha256:{download.result(60)}" for download in slow} == {blob}
+    assert received(box, "quay.io") - before < weight(image) * 1.02
 
 
 def test_a_broken_configuration_does_not_reach_the_running_edge(box: Box) -> None:

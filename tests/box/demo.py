@@ -79,8 +79,8 @@ class Sent:
 class Demo:
     """One run, step by step."""
 
-    def __init__(self) -> None:
-        self.box = Box(NAME)
+    def __init__(self, box: Box) -> None:
+        self.box = box
         self.images: dict[str, tuple[Image, Image]] = {}  # upstream → (by tag, by digest)
 
     def run(self) -> None:
@@ -319,7 +319,7 @@ def main() -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up in either case
-    demo = Demo()
+    demo = Demo(Box(NAME))
     code = 1
     try:
         demo.run()

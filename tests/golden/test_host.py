@@ -17,7 +17,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from mirror_agent import cli, pods, wish
+from mirror_agent import pods, wish
+from mirror_agent.commands.common import NEWEST_PODMAN
+from mirror_agent.commands.render import rendered
 from mirror_agent.host import quadlet
 from mirror_agent.model import Mirror, Paths, Role
 from mirror_agent.plan import Desired
@@ -43,7 +45,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 
 @cache
-def desired(case: Path, podman: tuple[int, int] = cli.NEWEST_PODMAN) -> Desired:
+def desired(case: Path, podman: tuple[int, int] = NEWEST_PODMAN) -> Desired:
     paths = Paths(
         settings=PurePosixPath(case / "agent.toml"),
         definitions=(PurePosixPath(case / "definitions"),),
@@ -57,7 +59,7 @@ def desired(case: Path, podman: tuple[int, int] = cli.NEWEST_PODMAN) -> Desired:
 
 def units(case: Path, podman: tuple[int, int]) -> Mapping[str, str]:
     """The quadlet files of a case, by name."""
-    found = cli.rendered(desired(case, podman))
+    found = rendered(desired(case, podman))
     return {path.name: content.decode() for path, content in found.items() if path.parent == UNITS}
 
 
@@ -152,7 +154,7 @@ def test_no_service_waits_for_a_network_that_is_online(case: Path, podman: tuple
 
 @pytest.mark.parametrize(("case", "mirror"), every_mirror(), ids=lambda value: getattr(value, "name", ""))
 def test_the_pod_has_its_address_on_its_network(case: Path, mirror: Mirror) -> None:
-    made = services(case, cli.NEWEST_PODMAN)
+    made = services(case, NEWEST_PODMAN)
     pod = made[pods.pod_service(mirror.name)]
     network = desired(case).network.name
     create = command(pod, "ExecStartPre")
@@ -169,7 +171,7 @@ def test_the_pod_has_its_address_on_its_network(case: Path, mirror: Mirror) -> N
 @pytest.mark.parametrize("role", Role)
 @pytest.mark.parametrize(("case", "mirror"), every_mirror(), ids=lambda value: getattr(value, "name", ""))
 def test_a_container_belongs_to_its_pod_and_may_do_nothing_else(case: Path, mirror: Mirror, role: Role) -> None:
-    lines = services(case, cli.NEWEST_PODMAN)[pods.container_service(mirror.name, role)]
+    lines = services(case, NEWEST_PODMAN)[pods.container_service(mirror.name, role)]
     settings = desired(case).settings
     run = command(lines, "ExecStart")
     owner = {Role.EDGE: pods.EDGE_ID, Role.REGISTRY: pods.REGISTRY_ID}[role]
@@ -195,7 +197,7 @@ def test_a_container_belongs_to_its_pod_and_may_do_nothing_else(case: Path, mirr
 
 @pytest.mark.parametrize(("case", "mirror"), every_mirror(), ids=lambda value: getattr(value, "name", ""))
 def test_a_reload_tests_the_configuration_first(case: Path, mirror: Mirror) -> None:
-    edge = services(case, cli.NEWEST_PODMAN)[pods.container_service(mirror.name, Role.EDGE)]
+    edge = services(case, NEWEST_PODMAN)[pods.container_service(mirror.name, Role.EDGE)]
     reload = [line for line in edge if line.startswith("ExecReload=")]
     assert len(reload) == 2
     assert " nginx -t " in reload[0]
@@ -207,7 +209,7 @@ def test_a_reload_tests_the_configuration_first(case: Path, mirror: Mirror) -> N
 def test_the_network_is_the_lan_of_the_settings(case: Path) -> None:
     wanted = desired(case)
     lan = wanted.settings.network
-    lines = services(case, cli.NEWEST_PODMAN)[pods.network_service(wanted.network.name)]
+    lines = services(case, NEWEST_PODMAN)[pods.network_service(wanted.network.name)]
     create = command(lines, "ExecStart")
     for part in ("--disable-dns", "--driver macvlan", f"--subnet {lan.subnet}", f"--gateway {lan.gateway}"):
         assert f" {part} " in create

@@ -1,0 +1,89 @@
+"""What the commands share: exit codes, options, where things are, how they speak."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mirror_agent import wish
+from mirror_agent.model import Paths, Problem, Trouble
+
+DONE, PROBLEM, USAGE = 0, 1, 2  # exit codes
+NEWEST_PODMAN = (5, 4)  # what `render` assumes where there is no podman: the version that everything is tested with
+
+SettingsOption = Annotated[Path | None, typer.Option("--settings", metavar="FILE", help="Read these settings instead.")]
+DefinitionsOption = Annotated[
+    Path | None, typer.Option("--definitions", metavar="DIR", help="Read this folder of definitions instead.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+# --- what people see -----------------------------------------------------------------------------------------
+
+
+def new_table(*columns: str) -> Table:
+    """A table for people: no frame, long values go over several lines."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def screen(error: bool = False) -> Console:
+    """Colours on a terminal only; elsewhere lines are as long as they are."""
+    stream = sys.stderr if error else sys.stdout
+    return Console(file=stream, highlight=False, soft_wrap=not stream.isatty(), width=None if stream.isatty() else 200)
+
+
+def complain(texts: Iterable[str]) -> None:
+    """What went wrong, to standard error."""
+    console = screen(error=True)
+    for text in texts:
+        console.print(f"[red]{escape(text)}[/]")
+
+
+def show_json(value: dict[str, Any]) -> None:
+    """An answer for machines, to standard output."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, as "1 mirror" or "2 mirrors"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+# --- where things are ----------------------------------------------------------------------------------------
+
+
+def find_paths(settings: Path | None, definitions: Path | None) -> Paths:
+    """The host's own places, or those that were named; templates lie beside the package in a checkout."""
+    paths = Paths()
+    checkout = Path(__file__).resolve().parents[3] / "quadlets"
+    if not Path(paths.templates).is_dir() and checkout.is_dir():
+        paths = replace(paths, templates=PurePosixPath(checkout))
+    if settings:
+        paths = replace(paths, settings=PurePosixPath(settings.absolute()))
+    if definitions:
+        paths = replace(paths, definitions=(PurePosixPath(definitions.absolute()),))
+    return paths
+
+
+def read_files(paths: Paths) -> wish.Wish:
+    """What should exist, as far as it can be said from files alone."""
+    own = paths.definitions == Paths().definitions
+    try:
+        memory = wish.remembered(paths) if own else wish.Remembered({}, {})
+    except Trouble:  # not root: leases are then those that a new host would give
+        memory = wish.Remembered({}, {})
+    try:
+        return wish.read(paths, memory, NEWEST_PODMAN, owner=0 if own else None, secrets=False)
+    except Trouble as trouble:
+        return wish.Wish(None, (Problem(trouble.where, "", trouble.reason, trouble.hint),))

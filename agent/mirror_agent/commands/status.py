@@ -1,0 +1,76 @@
+"""`mirror-agent status`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from mirror_agent.commands.common import PROBLEM, JsonOption, complain, new_table, screen, show_json
+from mirror_agent.host import files
+from mirror_agent.model import Paths, Problem, Trouble
+from mirror_agent.status import State
+
+_COLOURS = {State.SERVING: "green", State.FAILED: "red", State.UNPROVED: "cyan"}
+
+
+def show_status(as_json: JsonOption = False) -> None:
+    """Show how the mirrors are."""
+    content = files.read(Paths().status, 4 * 2**20)
+    if content is None:
+        raise Trouble("mirror-agent", "it has not said anything yet", "systemctl status mirror-agent")
+    status = json.loads(content)
+    if as_json:
+        show_json(status)
+    else:
+        _show(status)
+    if status["problems"] or any(row["state"] == State.FAILED for row in status["mirrors"]):
+        raise typer.Exit(PROBLEM)
+
+
+def _show(status: dict[str, Any]) -> None:
+    console = screen()
+    table = new_table("MIRROR", "UPSTREAM", "HOST", "ADDRESS", "STATE", "PUBLISHED", "CERTIFICATE UNTIL")
+    for row in status["mirrors"]:
+        colour = _COLOURS.get(State(row["state"]), "yellow")
+        table.add_row(
+            row["name"], row["upstream"], row["host"], row["address"], f"[{colour}]{row['state']}[/]",
+            "yes" if row["published"] else "no", row["not_after"][:10] or "-",
+        )  # fmt: skip
+    if status["mirrors"]:
+        console.print(table)
+        console.print(_caches(status["mirrors"]))
+    for failure in status["failures"]:
+        about = f"{failure['mirror']}: " if failure["mirror"] else ""
+        console.print(f"[red]{escape(about + failure['reason'])}[/]; tried again at {failure['again'][11:19]} UTC")
+    complain(str(Problem(**problem)) for problem in status["problems"])
+    if status["folder"]:
+        console.print(f"Published to {status['folder']}: {status['publication']}")
+    console.print(status["line"])
+
+
+def _caches(mirrors: list[dict[str, Any]]) -> Table:
+    """What is cached and what came of it.  HIT: the share of manifests and blobs that did not wait for the upstream."""
+    table = new_table("MIRROR", "IMAGES", "CACHED", "OF", "REQUESTS", "HIT", "STALE", "ERRORS", "SENT", "FETCHED")
+    for row in mirrors:
+        cache = row["cache"]
+        given = cache["hits"] + cache["misses"] + cache["stale"]
+        hit = f"{100 * (given - cache['misses']) // given} %" if given else "-"
+        counts = (cache["requests"], hit, cache["stale"], cache["errors"])
+        table.add_row(
+            row["name"], str(cache["images"]), size(cache["size"]), size(cache["budget"]), *map(str, counts),
+            size(cache["sent"]), size(cache["fetched"]),
+        )  # fmt: skip
+    return table
+
+
+def size(number: float) -> str:
+    """Bytes for people, in the units that definitions are written in."""
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    step = 0
+    while number >= 1024 and step < len(units) - 1:
+        number, step = number / 1024, step + 1
+    return f"{number:.0f} {units[step]}" if number >= 100 or not step else f"{number:.1f} {units[step]}"

@@ -30,7 +30,7 @@ class Action:
     @property
     def alone(self) -> bool:
         """Does it neither build on the earlier steps of its mirror's round, nor do later ones build on it?"""
-        return isinstance(self, AnnounceAddress | ProveMirror | Evict)
+        return isinstance(self, AnnounceAddress | ProveMirror | Evict | HoldFetches)
 
     @property
     def subject(self) -> str:
@@ -240,6 +240,16 @@ class Evict(Action):
         return f"evict {len(self.eviction.images)} manifests, {len(self.eviction.blobs)} blobs: {freed}"
 
 
+@dataclass(frozen=True, slots=True)
+class HoldFetches(Action):
+    """Tell the edge whether the disk is full: then it fetches no more blobs, and serves those that are there."""
+
+    full: bool
+
+    def __str__(self) -> str:
+        return "fetch nothing new" if self.full else "fetch again"
+
+
 # The order of the steps of one round.
 ORDER: tuple[type[Action], ...] = (
     CreateAuthority,
@@ -260,6 +270,7 @@ ORDER: tuple[type[Action], ...] = (
     ProveMirror,
     RemoveNetwork,
     Evict,
+    HoldFetches,
     Publish,
 )
 

@@ -23,6 +23,7 @@ from mirror_agent.actions import (
     CreateAuthority,
     DeleteFile,
     Evict,
+    HoldFetches,
     IssueCertificate,
     MakeFolder,
     ProveMirror,
@@ -42,8 +43,8 @@ from mirror_agent.host import edge_cache, files, journal, network, pairs, pull, 
 from mirror_agent.host.containers import Containers
 from mirror_agent.host.namespace import edge_state
 from mirror_agent.host.systemd import BusLost, Systemd
-from mirror_agent.model import Folder, Mirror, Proof, Role, Trouble
-from mirror_agent.plan import Desired, Observed
+from mirror_agent.model import File, Folder, Mirror, Proof, Role, Trouble
+from mirror_agent.plan import Desired, Observed, hold_file
 from mirror_agent.targets import targets
 
 _log = journal.get()
@@ -136,6 +137,8 @@ def _one(step: Action, desired: Desired, observed: Observed, hands: Hands) -> No
             hands.containers.remove_network(step.network)
         case Evict():
             _evict(step, desired, observed)
+        case HoldFetches():
+            _hold(step, desired)
         case Publish():
             _publish(step, desired)
         case _:
@@ -260,6 +263,14 @@ def _evict(step: Evict, desired: Desired, observed: Observed) -> None:
         edge_cache.forget(root / "edge" / "meta", step.eviction.images)
     except OSError as error:
         raise Trouble(str(error.filename or root), f"cannot be removed: {error.strerror}") from error
+
+
+def _hold(step: HoldFetches, desired: Desired) -> None:
+    mark = hold_file(desired, step.mirror)
+    if step.full:
+        files.write(File(mark, b""))
+    else:
+        files.remove(mark)
 
 
 def _publish(step: Publish, desired: Desired) -> None:

@@ -10,7 +10,7 @@ import json
 import queue
 import signal
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -273,7 +273,7 @@ class Agent:
         observed, unreachable = observe.look(desired, memory, self._systemd, self._containers, seen)
         self._clients.forget(observed)
         self._hands.claimed.intersection_update(plan.unheld(desired, observed))
-        return desired, observed, (*wanted.problems, *fallen, *unreachable)
+        return desired, observed, (*wanted.problems, *fallen, *unreachable, *_full(desired, observed))
 
     def _note(self, failures: Failures, desired: plan.Desired) -> None:
         now = datetime.now(UTC)
@@ -318,6 +318,7 @@ class Clients:
         except Trouble as trouble:  # worth a line, not worth a host without an agent: what the journal has is counted
             journal.get().error(f"{trouble}; it begins anew", action="usage")
         self._stores = Stores()
+        self._short = False  # less free space than the floor
         self.fills: Mapping[str, Fill] = {}  # as the stores were at the last look
         self._scan = self._tight = self._write = 0.0  # when next (monotonic)
 
@@ -334,8 +335,8 @@ class Clients:
         if now >= self._write:
             self.save()
             self._write = now + LOOK_SECONDS
-        free = disk.free(desired.settings.cache.path)
-        if now < (self._scan if free >= desired.settings.cache.free else self._tight):
+        was_short, self._short = self._short, disk.free(desired.settings.cache.path) < desired.settings.cache.free
+        if now < (self._tight if self._short or was_short else self._scan):
             return self._usage, None
         self._scan, self._tight = now + SCAN_SECONDS, now + TIGHT_SECONDS
         return self._usage, self._stores
@@ -354,6 +355,15 @@ class Clients:
             state.save_usage(self._file, self._usage, self._cursor)
         except Trouble as trouble:
             journal.get().warning(str(trouble), action="usage")
+
+
+def _full(desired: plan.Desired, observed: plan.Observed) -> Iterator[Problem]:
+    """A full disk is something that a person must act on."""
+    cache = desired.settings.cache
+    if observed.held:
+        reason = f"the disk is full: less than a quarter of the {status.size(cache.free)} that are to be left is free"
+        hint = "what is cached is served, nothing new is fetched: make room, or release what is kept"
+        yield Problem(str(cache.path), "", reason, hint)
 
 
 def _patience(shown: status.Status) -> float:

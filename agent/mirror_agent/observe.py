@@ -24,7 +24,7 @@ from mirror_agent.model import (
     Store,
     Trouble,
 )
-from mirror_agent.plan import Desired, Observed, service_of
+from mirror_agent.plan import Desired, Observed, hold_file, service_of
 from mirror_agent.targets import targets
 from mirror_agent.usage import Usage
 from mirror_agent.wish import Remembered
@@ -91,6 +91,7 @@ def look(
         published=published,
         stores=stores,
         fills={**seen.fills, **{name: eviction.fill(store) for name, store in stores.items()}},
+        held=frozenset(m.name for m in desired.mirrors if files.read(hold_file(desired, m.name), 1) is not None),
         usage=seen.usage,
         claimed=frozenset(seen.claimed),
         announced=frozenset(seen.announced),

@@ -24,6 +24,7 @@ from mirror_agent.actions import (
     CreateAuthority,
     DeleteFile,
     Evict,
+    HoldFetches,
     IssueCertificate,
     MakeFolder,
     ProveMirror,
@@ -143,6 +144,7 @@ class Observed:
     published: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)  # by target, those that can be read
     stores: Mapping[str, Store] = field(default_factory=dict)  # by mirror; empty when they were not looked at
     fills: Mapping[str, Fill] = field(default_factory=dict)  # by mirror: as the stores were at the last look
+    held: frozenset[str] = frozenset()  # mirrors that were told to fetch nothing new
     usage: Mapping[str, Usage] = field(default_factory=dict)  # by mirror: what clients did
     claimed: frozenset[IPv4Address] = frozenset()  # probed by this agent and found free
     announced: frozenset[str] = frozenset()  # starts of pods whose address was announced
@@ -336,10 +338,18 @@ def _evict(desired: Desired, observed: Observed, now: datetime) -> Iterator[Acti
         for mirror in desired.mirrors
         if mirror.name in observed.stores
     }
-    for name, leaving in eviction.choose(caches, desired.settings.cache.free, now).items():
+    floor, chosen = desired.settings.cache.free, eviction.choose(caches, desired.settings.cache.free, now)
+    for name, leaving in chosen.items():
         cached = caches[name]
         over = cached.store.size > cached.budget
         yield Evict(name, "over its budget" if over else "the host runs out of space", leaving)
+    freed = sum(leaving.size for leaving in chosen.values())
+    for name, cached in caches.items():
+        free = cached.store.free + freed
+        if free < floor // 4 and name not in observed.held:
+            yield HoldFetches(name, "the disk is full, and nothing more may leave it", True)
+        elif free >= floor // 2 and name in observed.held:
+            yield HoldFetches(name, "there is space again", False)
 
 
 # --- publication ---------------------------------------------------------------------------------------------
@@ -380,6 +390,11 @@ def _publish(desired: Desired, observed: Observed) -> Iterator[Action]:
         names = by_name.keys() | published.keys()
         if changed := tuple(sorted(name for name in names if by_name.get(name) != published.get(name))):
             yield Publish("", "", target, wanted, changed)
+
+
+def hold_file(desired: Desired, name: str) -> PurePosixPath:
+    """The file that tells a mirror's edge to fetch nothing new (quadlets/nginx.conf)."""
+    return PurePosixPath(desired.settings.cache.path) / name / "edge" / "full"
 
 
 # --- names ---------------------------------------------------------------------------------------------------

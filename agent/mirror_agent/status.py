@@ -155,6 +155,15 @@ def seconds(time: str) -> float | None:
     return datetime.fromisoformat(time).timestamp() if time else None
 
 
+def size(number: float) -> str:
+    """Bytes for people, in the units that definitions are written in."""
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    step = 0
+    while number >= 1024 and step < len(units) - 1:
+        number, step = number / 1024, step + 1
+    return f"{number:.0f} {units[step]}" if number >= 100 or not step else f"{number:.1f} {units[step]}"
+
+
 def _cache(mirror: Mirror, observed: Observed) -> CacheStatus:
     fill = observed.fills.get(mirror.name, Fill(0, 0, 0))
     counters = observed.usage.get(mirror.name, Usage()).counters

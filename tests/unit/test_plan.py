@@ -539,6 +539,28 @@ def test_a_cache_over_its_budget_is_trimmed_and_the_other_is_not() -> None:
     assert step.eviction.size >= 2**30
 
 
+@pytest.mark.parametrize(
+    ("free", "old", "held", "wanted"),
+    [
+        (2, False, False, [True]),  # GiB of the 10 that are to be left; nothing in the cache may leave
+        (2, False, True, []),
+        (2, True, False, []),  # what leaves makes enough room
+        (3, False, False, []),
+        (3, False, True, []),
+        (6, False, True, [False]),
+        (6, False, False, []),
+    ],
+)
+def test_a_full_disk_stops_fetches_until_there_is_space(free: int, old: bool, held: bool, wanted: list[bool]) -> None:
+    host = settled(BOTH).copy()
+    desired = host.desired(BOTH)
+    blobs = {f"sha256:{n:064}": Blob(2**30, NOW - timedelta(days=1)) for n in range(8)} if old else {}
+    store = Store(blobs, {("app", digest): () for digest in blobs}, free=free * 2**30)
+    observed = replace(host.observed(desired), stores={"quay": store}, held=frozenset({"quay"} if held else ()))
+    todo = [step for step in plan.plan(desired, observed, NOW) if not isinstance(step, actions.Evict)]
+    assert todo == [actions.HoldFetches("quay", "", full) for full in wanted]
+
+
 # --- steps as values ---------------------------------------------------------------------------------------------
 
 
@@ -562,6 +584,6 @@ def test_two_steps_are_the_same_when_they_do_the_same() -> None:
 def test_every_step_has_a_place_and_words() -> None:
     made = [step for change in CHANGES.values() for todo in moved(*change)[1] for step in todo]
     made += [step for todo in settle(Host(), BOTH) for step in todo]
-    assert {type(step) for step in made} | {actions.Evict} == set(actions.ORDER)
+    assert {type(step) for step in made} | {actions.Evict, actions.HoldFetches} == set(actions.ORDER)
     assert all(str(step) and "object at" not in str(step) for step in made)
     assert all(step.why for step in made if not isinstance(step, actions.Publish))

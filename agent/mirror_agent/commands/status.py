@@ -12,7 +12,7 @@ from rich.table import Table
 from mirror_agent.commands.common import PROBLEM, JsonOption, complain, new_table, screen, show_json
 from mirror_agent.host import files
 from mirror_agent.model import Paths, Problem, Trouble
-from mirror_agent.status import State
+from mirror_agent.status import State, size
 
 _COLOURS = {State.SERVING: "green", State.FAILED: "red", State.UNPROVED: "cyan"}
 
@@ -65,12 +65,3 @@ def _caches(mirrors: list[dict[str, Any]]) -> Table:
             size(cache["sent"]), size(cache["fetched"]),
         )  # fmt: skip
     return table
-
-
-def size(number: float) -> str:
-    """Bytes for people, in the units that definitions are written in."""
-    units = ["B", "KiB", "MiB", "GiB", "TiB"]
-    step = 0
-    while number >= 1024 and step < len(units) - 1:
-        number, step = number / 1024, step + 1
-    return f"{number:.0f} {units[step]}" if number >= 100 or not step else f"{number:.1f} {units[step]}"

@@ -24,6 +24,14 @@ class Policy(StrEnum):
     ALLOW = "AllowContactingSource"
 
 
+class Cost(StrEnum):
+    """What a change of its mirror configuration does to a cluster's nodes (openshift/draining.py has the rules)."""
+
+    NONE = "none"  # the nodes' file stays as it is
+    RELOAD = "reload"  # CRI-O reads it anew, nothing is interrupted
+    DRAIN = "drain"  # every node, one after another
+
+
 class Role(StrEnum):
     """The two containers of a mirror's pod."""
 

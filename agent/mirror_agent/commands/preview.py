@@ -1,0 +1,185 @@
+"""`mirror-agent preview`: what a change of mirror configuration does to a cluster, told before it is made."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mirror_agent import openshift, plan
+from mirror_agent.commands.common import (
+    PROBLEM,
+    DefinitionsOption,
+    JsonOption,
+    SettingsOption,
+    complain,
+    find_paths,
+    new_table,
+    read_files,
+    screen,
+    show_json,
+)
+from mirror_agent.model import Cost, Document, Problem, Publication, Trouble
+
+SUFFIXES = (".yaml", ".yml", ".json")
+LARGEST_FILE = 64 * 2**20  # bytes: a dump of a large cluster's objects has a few MiB
+
+_COST = {
+    Cost.NONE: "nothing: the nodes' file stays as it is, to the byte",
+    Cost.RELOAD: "no drain: CRI-O reads the new file on every node, nothing is interrupted",
+    Cost.DRAIN: "drains every node, one after another (a cluster of a single node is not drained)",
+}
+_COLOURS = {"+": "green", "-": "red", "@": "cyan"}
+
+
+def preview(
+    refs: Annotated[list[str] | None, typer.Argument(metavar="[REF…]", help="Images: where does a node look?")] = None,
+    before: Annotated[
+        Path | None, typer.Option("--before", metavar="FILE|DIR", help="What the cluster has.  Default: nothing.")
+    ] = None,
+    after: Annotated[
+        Path | None,
+        typer.Option("--after", metavar="FILE|DIR", help="All it shall have.  Default: the same, and our mirrors."),
+    ] = None,
+    settings: SettingsOption = None,
+    definitions: DefinitionsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a change of mirror configuration does to an OpenShift cluster: verdict, cost, the file on nodes.
+
+    Works with and without mirrors of ours, needs no cluster.  FILE or DIR hold YAML or JSON: ImageDigestMirrorSet,
+    ImageTagMirrorSet, ImageContentSourcePolicy, image.config.openshift.io; `-` is standard input.  Our mirrors are
+    previewed as if each was proved.  Exit code 1: OpenShift refuses the change.
+    """
+    for ref in refs or ():
+        try:
+            openshift.parse_reference(ref)
+        except openshift.BadReferenceError as error:
+            raise typer.BadParameter(f"{ref!r} is no image: {error}") from error
+    for path in (before, after):
+        if path and str(path) != "-" and not path.exists():
+            raise typer.BadParameter(f"there is no {path}")
+    old = read(before) if before else {}
+    new, problems = (read(after), ()) if after else _with_ours(old, settings, definitions)
+    verdict = openshift.judge(old, new, refs or ())
+    if as_json:
+        show_json(as_dict(verdict))
+    else:
+        show(verdict, screen())
+    if problems or not verdict.accepted:
+        raise typer.Exit(PROBLEM)
+
+
+def _with_ours(
+    before: openshift.Objects, settings: Path | None, definitions: Path | None
+) -> tuple[openshift.Objects, tuple[Problem, ...]]:
+    wanted = read_files(find_paths(settings, definitions))
+    complain(map(str, wanted.problems))
+    if wanted.desired is None:
+        reason = "without settings there is no publication of ours to preview"
+        raise Trouble("preview", reason, "--after FILE previews what you have; --settings and --definitions name ours")
+    return published(before, plan.documents(Publication(wanted.desired.mirrors, ""))), wanted.problems
+
+
+def read(path: Path) -> openshift.Objects:
+    """The objects in a file, below a folder, or in standard input (`-`).  Raises Trouble."""
+    if str(path) == "-":
+        return _objects("standard input", [("standard input", sys.stdin.read())])
+    if path.is_dir():
+        files = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix in SUFFIXES and file.is_file() and not file.name.startswith(".")
+        )
+        return _objects(str(path), [(str(file), _text(file)) for file in files], empty=True)
+    return _objects(str(path), [(str(path), _text(path))])
+
+
+def _objects(where: str, texts: list[tuple[str, str]], empty: bool = False) -> openshift.Objects:
+    found = openshift.read(texts)
+    if not found and not (empty and not texts):
+        kinds = "ImageDigestMirrorSet, ImageTagMirrorSet, ImageContentSourcePolicy and image.config.openshift.io"
+        raise Trouble(where, "nothing in here says where images come from", f"what counts: {kinds}, as YAML or JSON")
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise Trouble(str(path), f"cannot be read: {error.strerror}", "") from error
+    if len(content) > LARGEST_FILE:
+        raise Trouble(str(path), "is too large", f"at most {LARGEST_FILE // 2**20} MiB")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Trouble(str(path), "is not UTF-8", "YAML or JSON is wanted") from error
+
+
+def published(before: openshift.Objects, documents: Iterable[Document]) -> openshift.Objects:
+    """A cluster's objects with ours: of the same name, ours take the place of what is there."""
+    texts = [(d.name, d.content.decode()) for d in documents if d.name.endswith(SUFFIXES)]
+    return {**before, **openshift.read(texts)}
+
+
+def as_dict(verdict: openshift.Verdict) -> dict[str, Any]:
+    """The verdict for machines: the shape is fixed."""
+    return {
+        "accepted": verdict.accepted,
+        "reason": verdict.reason,
+        "cost": verdict.cost.value,
+        "before": verdict.before,
+        "after": verdict.after,
+        "resolve": [
+            {key: value for key, value in asdict(resolution).items() if key != "reason"}
+            for resolution in verdict.resolve
+        ],
+    }
+
+
+def show(verdict: openshift.Verdict, console: Console) -> None:
+    """The verdict for people."""
+    for line in _diff(verdict.before, verdict.after):
+        colour = _COLOURS.get(line[0], "") if line[:3] not in ("+++", "---") else "bold"
+        console.print(f"[{colour}]{escape(line)}[/]" if colour else escape(line))
+    if verdict.accepted:
+        console.print("[green]OpenShift accepts this.[/]")
+        console.print(f"What it costs: {_COST[verdict.cost]}.")
+    else:
+        console.print(f"[red]OpenShift refuses this: {escape(verdict.reason or '')}[/]")
+        if verdict.before == verdict.after:
+            console.print(
+                "Nodes keep the registries.conf that they have. When the machine-config-operator refuses, none of the "
+                "cluster's mirror configuration changes any more until this is put right, and only its log says so."
+            )
+    for note in verdict.notes:
+        console.print(f"[yellow]Note:[/] {escape(note)}")
+    if verdict.resolve:
+        console.print(_table(verdict.resolve))
+
+
+def _diff(before: str, after: str) -> Iterator[str]:
+    if before == after:
+        yield from after.splitlines()
+        return
+    names = ("registries.conf before", "registries.conf after")
+    yield from difflib.unified_diff(before.splitlines(), after.splitlines(), *names, lineterm="", n=100_000)
+
+
+def _table(resolutions: Iterable[openshift.Resolution]) -> Table:
+    table = new_table("IMAGE", "A NODE TRIES", "SOURCE")
+    for resolution in resolutions:
+        same = resolution.ref == resolution.normalized
+        image = resolution.ref if same else f"{resolution.ref}\n= {resolution.normalized}"
+        tries = "\n".join(resolution.tries) or f"nothing{resolution.reason and ': ' + resolution.reason}"
+        table.add_row(escape(image), escape(tries), "[red]blocked[/]" if resolution.blocked else "open")
+    return table

@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Pull-through registry mirrors, driven by files in /etc/mirror-agent.d.",
     epilog="Exit codes: 0 done, 1 a problem was found, 2 wrong usage.  "
-    "Definitions and settings: /usr/share/doc/mirror-agent/configuration.md",
+    "Definitions and settings: /usr/share/doc/mirror-agent/docs/configuration.md",
 )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -140,8 +139,8 @@ def as_dict(verdict: openshift.Verdict) -> dict[str, Any]:
         "before": verdict.before,
         "after": verdict.after,
         "resolve": [
-            {key: value for key, value in asdict(resolution).items() if key != "reason"}
-            for resolution in verdict.resolve
+            {"ref": r.ref, "normalized": r.normalized, "tries": list(r.tries), "blocked": r.blocked}
+            for r in verdict.resolve
         ],
     }
 

@@ -38,7 +38,7 @@ _MASKED = (  # would wait for a network that is not theirs, or work on their own
     "systemd-modules-load.service",  # not in a container, and the kernel is not ours
 )  # fmt: skip
 _DISABLED = (
-    "nginx.service", "docker-registry.service", "netavark-dhcp-proxy.service",
+    "nginx.service", "docker-registry.service", "named.service", "netavark-dhcp-proxy.service",
     "netavark-dhcp-proxy.socket", "netavark-firewalld-reload.service",
 )  # fmt: skip
 _FINISH = (  # each runs in the new root file system

@@ -175,7 +175,8 @@ class Machine:
         """Changes with each boot; "" while there is none."""
         pid = self.first_process()
         with suppress(OSError):
-            return "" if pid is None else str(Path(f"/proc/{pid}/ns/pid").stat().st_ino)
+            # with the number: that of the namespace may be given again
+            return "" if pid is None else f"{pid} {Path(f'/proc/{pid}/ns/pid').stat().st_ino}"
         return ""
 
     # --- entering

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 
@@ -94,7 +95,9 @@ class WriteFile(Action):
 
 @dataclass(frozen=True, slots=True)
 class IssueCertificate(Action):
-    """Issue a leaf from the agent's own CA and make it the current one."""
+    """Get a certificate for a mirror and make it the current one."""
+
+    not_after: datetime | None = field(default=None, compare=False)  # of the one that is served meanwhile
 
     def __str__(self) -> str:
         return "issue certificate"

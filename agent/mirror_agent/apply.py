@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Address
 
-from mirror_agent import certificates, pods
+from mirror_agent import certificates, messages, pods
 from mirror_agent.actions import (
     Action,
     AnnounceAddress,
@@ -39,7 +39,7 @@ from mirror_agent.actions import (
     WriteFile,
     WriteUnits,
 )
-from mirror_agent.host import edge_cache, files, journal, network, pairs, pull, quadlet, state, store
+from mirror_agent.host import edge_cache, files, issuers, journal, network, pairs, pull, quadlet, state, store
 from mirror_agent.host.containers import Containers
 from mirror_agent.host.namespace import edge_state
 from mirror_agent.host.systemd import BusLost, Systemd
@@ -81,7 +81,7 @@ def apply(steps: Sequence[Action], desired: Desired, observed: Observed, hands: 
         for step, trouble in _do(kind, batch, desired, observed, hands):
             failures.append((step, trouble))
             held.add(step.mirror)
-            _log.error(f"could not {step}: {trouble}", **_fields(step, desired))
+            _log.error(f"could not {step}: {trouble}", **_fields(step, desired), **_message(step))
         hands.alive()
     return failures
 
@@ -116,7 +116,7 @@ def _one(step: Action, desired: Desired, observed: Observed, hands: Hands) -> No
         case MakeFolder():
             files.ensure_folder(step.folder)
         case IssueCertificate():
-            _issue(_mirror(desired, step.mirror), desired, observed)
+            _issue(_mirror(desired, step.mirror), desired, observed, hands)
         case WriteFile():
             files.write(step.file)
         case WriteUnits():
@@ -154,7 +154,13 @@ def repair(desired: Desired) -> None:
         for part in ("edge", "registry", "auth"):
             files.sweep(paths.mirror(mirror.name) / part)
         if was := pairs.repair(paths.mirror(mirror.name) / "tls"):
-            _log.warning(f"certificate repaired: {was}", mirror=mirror.name, upstream=mirror.upstream, action="repair")
+            _log.warning(
+                f"its certificate was damaged; the one before is back: {was}",
+                mirror=mirror.name,
+                upstream=mirror.upstream,
+                action="repair",
+                message_id=messages.CERTIFICATE_REPAIRED,
+            )
 
 
 # --- single steps --------------------------------------------------------------------------------------------
@@ -175,17 +181,9 @@ def _create_authority(desired: Desired) -> None:
     )
 
 
-def _issue(mirror: Mirror, desired: Desired, observed: Observed) -> None:
-    authority = pairs.load(desired.paths.authority)
-    pair = certificates.issue(
-        authority,
-        mirror.host,
-        mirror.address,
-        datetime.now(UTC),
-        desired.settings.certificates.leaf_days,
-        observed.certificates.get(mirror.name),
-    )
-    pairs.install(desired.paths.mirror(mirror.name) / "tls", pair.key, pair.certificate, pods.EDGE_ID)
+def _issue(mirror: Mirror, desired: Desired, observed: Observed, hands: Hands) -> None:
+    last, now = observed.certificates.get(mirror.name), datetime.now(UTC)
+    issuers.renew(issuers.Order(mirror, desired.settings.certificates, desired.paths, last, now, hands.alive))
 
 
 def _remember(step: Remember, desired: Desired, observed: Observed) -> None:
@@ -235,15 +233,16 @@ def _announce(step: AnnounceAddress, desired: Desired, observed: Observed, hands
 
 
 def _reload_edge(step: ReloadEdge, desired: Desired, hands: Hands) -> None:
+    """Proved by a handshake.  An edge that goes on with all but the new certificate gets the one before back."""
     result = hands.systemd.reload_units([step.unit], START_SECONDS)[step.unit]
-    if result != "done":
-        raise Trouble(step.unit, f"its reload ended with {result!r}", f"journalctl -u {step.unit}")
-    if not _answers(step.mirror, desired, hands, step.serial):
-        if _answers(step.mirror, desired, hands):  # only the certificate was not taken: the one before comes back
-            pairs.rollback(desired.paths.mirror(step.mirror) / "tls")
-        raise Trouble(
-            step.unit, "the edge did not take the new configuration or certificate", f"journalctl -u {step.unit}"
-        )
+    if result == "done" and _answers(step.mirror, desired, hands, step.serial):
+        return
+    if _answers(step.mirror, desired, hands):
+        was = pairs.rollback(desired.paths.mirror(step.mirror) / "tls")
+        text = f"the edge did not take its new certificate; the one before is back: {was}"
+        _log.error(text, **_fields(step, desired), message_id=messages.CERTIFICATE_ROLLED_BACK)
+    what = "was not taken" if result == "done" else f"was refused: its reload ended with {result!r}"
+    raise Trouble(step.unit, f"the new configuration or certificate {what}", f"journalctl -u {step.unit}")
 
 
 def _prove(step: ProveMirror, desired: Desired, observed: Observed) -> None:
@@ -353,3 +352,8 @@ def _fields(step: Action, desired: Desired) -> dict[str, str]:
         fields["mirror"] = step.mirror
         fields["upstream"] = next((m.upstream for m in desired.mirrors if m.name == step.mirror), "")
     return {key: value for key, value in fields.items() if value}
+
+
+def _message(step: Action) -> dict[str, str]:
+    """The MESSAGE_ID of a failed step, if there is one."""
+    return {"message_id": messages.RENEWAL_FAILED} if isinstance(step, IssueCertificate) else {}

@@ -31,6 +31,8 @@ from mirror_agent.model import Certificate, Mirror, Trouble
 CA_BACKDATE = timedelta(days=1)  # more than the leaves', so that no leaf begins before its CA
 LEAF_BACKDATE = timedelta(hours=1)  # for clients whose clock is late
 JITTER = 1 / 20  # of the life, so that mirrors made together are not renewed together
+RETRY_FIRST, RETRY_LONGEST = timedelta(minutes=1), timedelta(hours=6)
+RETRY_URGENT = timedelta(minutes=5)
 COMMON_NAME = 64  # longest commonName (RFC 5280, ub-common-name)
 
 type _SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -209,6 +211,17 @@ def due(certificate: Certificate | None, mirror: Mirror, authority: Certificate,
     if certificate is None:
         return "has no certificate"
     return _unfit(certificate, mirror, authority) or _ended(certificate, now)
+
+
+def retry(failures: int, not_after: datetime | None, now: datetime) -> timedelta:
+    """How long to wait after so many failed tries in a row: 1 min at first, doubled each time up to 6 h.
+
+    `not_after` is the end of the certificate that is served meanwhile.  The nearer it is, the more often: ten more
+    tries fit in; and every 5 min where nothing valid is served.
+    """
+    wait = min(RETRY_FIRST * (1 << min(failures - 1, 20)), RETRY_LONGEST)
+    left = not_after - now if not_after else timedelta()
+    return min(wait, max(left / 10, RETRY_URGENT))
 
 
 # --- details -------------------------------------------------------------------------------------------------

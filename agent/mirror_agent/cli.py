@@ -7,7 +7,7 @@ import sys
 import typer
 
 from mirror_agent import __version__
-from mirror_agent.commands import check, plan, preview, purge, render, status
+from mirror_agent.commands import check, plan, preview, purge, render, renew, status
 from mirror_agent.commands.common import DONE, PROBLEM, complain
 from mirror_agent.model import Trouble
 
@@ -39,6 +39,7 @@ app.command("render")(render.render)
 app.command("plan")(plan.show_plan)
 app.command("preview")(preview.preview)
 app.command("status")(status.show_status)
+app.command("renew")(renew.renew)
 app.command("purge")(purge.purge)
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from mirror_agent import metrics, observe, plan, pods, status, wish
-from mirror_agent.actions import Action, ProveMirror, RestartUnits, StartUnits
+from mirror_agent import certificates, metrics, observe, plan, pods, status, wish
+from mirror_agent.actions import Action, IssueCertificate, ProveMirror, RestartUnits, StartUnits
 from mirror_agent.apply import Failures, Hands, apply, repair
 from mirror_agent.host import disk, edge_log, files, journal, notify, state
 from mirror_agent.host.containers import Containers
@@ -83,7 +83,10 @@ class Memory:
         key, cause = _key(step), _cause(step, desired)
         before = self.blocked.get(key)
         count = before.count if before and before.cause == cause else 0
-        again = now + timedelta(seconds=BACKOFF_SECONDS[min(count, len(BACKOFF_SECONDS) - 1)])
+        if isinstance(step, IssueCertificate):
+            again = now + certificates.retry(count + 1, step.not_after, now)
+        else:
+            again = now + timedelta(seconds=BACKOFF_SECONDS[min(count, len(BACKOFF_SECONDS) - 1)])
         self.blocked[key] = _Blocked(count + 1, again, cause, status.Failure(step.mirror, key[0], reason, again))
         if isinstance(step, StartUnits | RestartUnits) and step.mirror in self.good:
             bad = desired.pods[step.mirror]

@@ -226,7 +226,7 @@ def _prepare(
     if observed.authority is not None:
         certificate = observed.certificates.get(mirror.name)
         if why := certificates.due(certificate, mirror, observed.authority, now):
-            yield IssueCertificate(mirror.name, why)
+            yield IssueCertificate(mirror.name, why, certificate.not_after if certificate else None)
 
 
 def _holds(mirror: Mirror, pod: Pod, observed: Observed) -> bool:

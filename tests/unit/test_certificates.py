@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import ssl
 import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network
@@ -97,6 +99,34 @@ def pyca(ca: Pair, leaf: Pair, name: x509.GeneralName) -> None:
 def test_openssl_accepts_it_strictly(tmp_path: Path, names: tuple[str, str]) -> None:
     result = openssl(tmp_path, CA, LEAF, *names)
     assert result.returncode == 0, result.stderr
+
+
+def lint(*command: str | Path) -> str:
+    """What pkilint finds from a notice on; its exit code is the number of findings."""
+    tool = Path(sys.prefix) / "bin" / str(command[0])
+    result = subprocess.run([tool, "lint", "-s", "NOTICE", *command[1:]], capture_output=True, text=True, check=False)
+    found = (result.stdout + result.stderr).strip()
+    assert bool(result.returncode) == bool(found)
+    return found
+
+
+def lint_chain(folder: Path, *chain: bytes) -> str:
+    """Findings for certificates, root first: each alone, and each with the one that signed it."""
+    files = [folder / f"{number}.pem" for number in range(len(chain))]
+    for file, content in zip(files, chain, strict=True):
+        file.write_bytes(content)
+    alone = "".join(lint("lint_pkix_cert", file) for file in files)
+    return alone + "".join(lint("lint_pkix_signer_signee_cert_chain", *two) for two in itertools.pairwise(files))
+
+
+def test_pkilint_finds_nothing(tmp_path: Path) -> None:
+    assert lint_chain(tmp_path, CA.certificate, LEAF.certificate) == ""
+    long = certificates.issue(CA, f"{'a' * 60}.mirror.lan", ADDRESS, NOW, 90)
+    assert lint_chain(tmp_path, CA.certificate, long.certificate) == ""
+
+
+def test_pkilint_would_find_something(tmp_path: Path) -> None:
+    assert "pkix." in lint_chain(tmp_path, authority().certificate, LEAF.certificate)
 
 
 def test_openssl_refuses_another_name(tmp_path: Path) -> None:
@@ -446,3 +476,33 @@ def own_ca(limits: x509.NameConstraints | None = None) -> tuple[Pair, Pair]:
             builder = builder.add_extension(limits, True)
         made.append(Pair(pem(key), builder.sign(root_key, SHA256()).public_bytes(Encoding.PEM)))
     return made[0], made[1]
+
+
+# --- when it failed ------------------------------------------------------------------------------------------
+
+
+def test_waits_grow_from_a_minute_to_six_hours() -> None:
+    waits = [certificates.retry(failures, NOW + timedelta(days=30), NOW) for failures in range(1, 15)]
+    assert waits[:3] == [timedelta(minutes=1), timedelta(minutes=2), timedelta(minutes=4)]
+    assert waits[9:] == [timedelta(hours=6)] * 5
+
+
+@given(st.integers(1, 10_000), st.one_of(st.none(), st.timedeltas(timedelta(days=-900), timedelta(days=900))))
+def test_near_the_end_it_is_tried_more_often(failures: int, left: timedelta | None) -> None:
+    wait = certificates.retry(failures, None if left is None else NOW + left, NOW)
+    assert timedelta(minutes=1) <= wait <= timedelta(hours=6)
+    if left is None or left <= timedelta(0):
+        assert wait <= timedelta(minutes=5)
+    elif wait > timedelta(minutes=5):
+        assert wait * 10 <= left
+
+
+@given(st.integers(1, 397))
+def test_whatever_fails_is_tried_a_dozen_times_before_the_end(days: int) -> None:
+    leaf = made(1, NOW, days)
+    now, tries = certificates.next_due(leaf), 0
+    while now < leaf.not_after:
+        tries += 1
+        now += certificates.retry(tries, leaf.not_after, now)
+    assert tries >= 12
+    assert now - leaf.not_after <= timedelta(minutes=5)

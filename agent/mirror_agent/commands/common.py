@@ -60,6 +60,17 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
+def nudge() -> None:
+    """Let a running agent look at once, and wait until it has begun to."""
+    from mirror_agent.host.systemd import Systemd  # noqa: PLC0415 - most commands work without a system bus
+
+    systemd = Systemd()
+    if systemd.units(["mirror-agent.service"])["mirror-agent.service"].active == "active":
+        systemd.reload_units(["mirror-agent.service"], 60.0)
+    else:
+        complain(["the agent does not run: it takes effect when it does (systemctl start mirror-agent)"])
+
+
 # --- where things are ----------------------------------------------------------------------------------------
 
 

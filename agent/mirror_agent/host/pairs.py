@@ -11,6 +11,7 @@ The CA's folder holds ca.key and ca.crt, made once and never overwritten.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -153,6 +154,17 @@ def load(authority: PurePosixPath) -> Pair:
     if not matches:
         raise Trouble(str(authority / _CA_KEY), f"is not the key of {_CA_CERTIFICATE}, or cannot be read", hint)
     return pair
+
+
+@contextmanager
+def locked(authority: PurePosixPath) -> Iterator[None]:
+    """Hold the certificates of this host against another process that would change them: the agent, the command.
+
+    Raises Trouble where there is no CA yet.
+    """
+    with _opened(authority, "locked") as folder:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
 
 
 def _staged(folder: int) -> bool:

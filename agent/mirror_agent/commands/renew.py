@@ -1,0 +1,38 @@
+"""`mirror-agent renew`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from mirror_agent import renewal
+from mirror_agent.commands.common import PROBLEM, complain, nudge, read_files
+from mirror_agent.model import Paths, Trouble
+
+
+def renew(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME…]", help="Mirrors; none: all of them.")] = None,
+    due: Annotated[bool, typer.Option("--due", help="Only certificates that are due: what happens at boot.")] = False,
+) -> None:
+    """Renew certificates now.  The edges take them without dropping a connection."""
+    if os.geteuid() != 0:
+        raise Trouble("renew", "only root may make certificates", "sudo mirror-agent renew")
+    wanted = read_files(Paths())
+    if wanted.desired is None:
+        complain(map(str, wanted.problems))
+        raise typer.Exit(PROBLEM)
+    known = {mirror.name for mirror in wanted.desired.mirrors}
+    unknown = [name for name in names or () if name not in known]
+    complain(f"{name}: there is no such mirror (mirror-agent check shows them)" for name in unknown)
+    outcomes = tuple(renewal.renew(wanted.desired, names or (), due)) if not unknown else ()
+    for outcome in outcomes:
+        if outcome.why:
+            sys.stdout.write(f"{outcome.mirror}: renewed ({outcome.why})\n")
+    complain(f"{outcome.mirror}: {outcome.trouble}" for outcome in outcomes if outcome.trouble)
+    if not due and any(outcome.why for outcome in outcomes):
+        nudge()
+    if unknown or any(outcome.trouble for outcome in outcomes):
+        raise typer.Exit(PROBLEM)

@@ -1,0 +1,29 @@
+"""Where the mirrors' certificates come from.
+
+An issuer is one file with `issue(order)`, which returns a key and its certificate and raises Trouble, and one row
+in ISSUERS.  Whether one is due is decided elsewhere (certificates.due); here it is got and put in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from mirror_agent import pods
+from mirror_agent.certificates import Pair
+from mirror_agent.host import pairs
+from mirror_agent.host.issuers import own
+from mirror_agent.host.issuers.order import Order
+
+__all__ = ["ISSUERS", "Order", "renew"]
+
+ISSUERS: Mapping[str, Callable[[Order], Pair]] = {"own": own.issue}
+
+
+def renew(order: Order) -> None:
+    """Get a certificate and make it the mirror's current one; the edge takes it at its next reload or start.
+
+    The agent and `mirror-agent renew` may do so at the same time: one waits for the other.  Raises Trouble.
+    """
+    with pairs.locked(order.paths.authority):
+        pair = ISSUERS["own"](order)
+        pairs.install(order.paths.mirror(order.mirror.name) / "tls", pair.key, pair.certificate, pods.EDGE_ID)

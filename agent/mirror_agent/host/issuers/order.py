@@ -1,0 +1,21 @@
+"""What an issuer is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from mirror_agent.model import Certificate, CertificateSettings, Mirror, Paths
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One certificate for one mirror."""
+
+    mirror: Mirror
+    settings: CertificateSettings
+    paths: Paths
+    last: Certificate | None  # the mirror's certificate so far
+    now: datetime
+    alive: Callable[[], None] = lambda: None  # called often while it takes long

@@ -1,0 +1,50 @@
+"""Floor 4: certificates renewed by hand, or at boot before the mirrors start.  Needs files only, no agent that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from mirror_agent import certificates
+from mirror_agent.host import files, issuers, pairs
+from mirror_agent.model import Mirror, Paths, Trouble
+from mirror_agent.plan import Desired
+
+
+class Outcome(NamedTuple):
+    """What became of one mirror's certificate."""
+
+    mirror: str
+    why: str  # it was to be renewed, "" where it was not
+    trouble: Trouble | None
+
+
+def renew(desired: Desired, names: Collection[str], only_due: bool) -> Iterator[Outcome]:
+    """Renew the certificates of these mirrors (none named: of all), or only those that are due."""
+    for mirror in desired.mirrors:
+        if names and mirror.name not in names:
+            continue
+        try:
+            yield Outcome(mirror.name, _renew(mirror, desired, only_due), None)
+        except Trouble as trouble:
+            yield Outcome(mirror.name, "", trouble)
+
+
+def _renew(mirror: Mirror, desired: Desired, only_due: bool) -> str:
+    paths, now = desired.paths, datetime.now(UTC)
+    if files.folder(paths.mirror(mirror.name) / "tls") is None:
+        if only_due:
+            return ""  # it never ran: the agent brings it up, with a certificate
+        raise Trouble(mirror.name, "does not run yet", "the agent makes its first certificate when it brings it up")
+    last = pairs.current(paths.mirror(mirror.name) / "tls")
+    why = _why(mirror, paths, now) if only_due else "asked for"
+    if why:
+        issuers.renew(issuers.Order(mirror, desired.settings.certificates, paths, last, now))
+    return why
+
+
+def _why(mirror: Mirror, paths: Paths, now: datetime) -> str:
+    pair = pairs.load(paths.authority)
+    authority = certificates.facts(pair.certificate, pair.key)
+    return certificates.due(pairs.current(paths.mirror(mirror.name) / "tls"), mirror, authority, now)

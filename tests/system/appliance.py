@@ -143,8 +143,13 @@ class Appliance:
         """Until it is true; the assertion says what was waited for."""
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, f"not within {seconds} s: {what}\n{json.dumps(self.glance(), indent=1)}"
+            assert time.monotonic() < deadline, f"not within {seconds} s: {what}\n{self._brief()}"
             time.sleep(0.15)
+
+    def _brief(self) -> str:
+        now = self.glance()
+        rows = (f"{row['name']}: {row['state']} {row['reason']}" for row in now["mirrors"])
+        return "\n".join([now["line"], *rows, *map(str, now["problems"] + now["failures"])])
 
     def serving(self, *names: str, seconds: float = 60) -> None:
         """Until exactly these mirrors serve and the publication is up to date."""

@@ -230,9 +230,10 @@ def _prepare(
 
 
 def _holds(mirror: Mirror, pod: Pod, observed: Observed) -> bool:
-    """Is the address one that this mirror holds at the moment?"""
+    """Is the address one that this mirror holds at the moment?  A pod that runs is known by the hash in its unit."""
+    infra = observed.container(mirror.name, None)
     written = b"".join(observed.files[unit.path].content for unit in pod.units if unit.path in observed.files)
-    return f"--ip={mirror.address}\n".encode() in written and observed.container(mirror.name, None) is not None
+    return infra is not None and f"--ip={mirror.address}\n".encode() in written and infra.pod_hash.encode() in written
 
 
 def unheld(desired: Desired, observed: Observed) -> frozenset[IPv4Address]:
@@ -255,18 +256,18 @@ def _run(mirror: Mirror, pod: Pod, observed: Observed) -> Iterator[Action]:
     states = [observed.units[service] for service in services]
     if any(state.active in ("activating", "deactivating", "reloading") for state in states):
         return  # systemd is at it; its signal, or the next look, tells how it ended
+    infra = observed.container(name, None)
+    if infra and infra.pod_hash != pod.pod_hash and states[0].active == "active":
+        yield RestartUnits(name, "its pod changed", (pods.pod_service(name),))
+        return
     stopped = tuple(s for s, state in zip(services, states, strict=True) if state.active != "active")
     if stopped:
         yield StartUnits(name, "not running", stopped)
         return
     hashes = dict(pod.container_hashes)
     running = {role: observed.container(name, role) for role in Role}
-    infra = observed.container(name, None)
     if infra is None or any(c is None for c in running.values()):
         return  # between two states: podman does not show yet what systemd calls active
-    if any(c and c.pod_hash != pod.pod_hash for c in running.values()):
-        yield RestartUnits(name, "its pod changed", (pods.pod_service(name),))
-        return
     drifted = tuple(pods.container_service(name, role) for role, c in running.items() if c and c.hash != hashes[role])
     if drifted:
         yield RestartUnits(name, "its configuration changed", drifted)
@@ -294,8 +295,9 @@ def _leftovers(desired: Desired, observed: Observed) -> Iterator[Action]:
         wanted.add(desired.network.unit.path)
     units = {path: file for path, file in observed.files.items() if path.parent == desired.paths.units}
     used = {line for file in units.values() for line in file.content.decode(errors="replace").splitlines()}
-    # a pod that has not moved yet runs on a network that no file names any more
-    moving = any(c.pod_hash != desired.pods[c.mirror].pod_hash for c in observed.containers if c.mirror in desired.pods)
+    # a pod that has not moved yet, or has lost its file, runs on a network that no file names any more
+    hashes = {name: pod.pod_hash for name, pod in desired.pods.items()}
+    moving = any(hashes.get(c.mirror) != c.pod_hash for c in observed.containers)
     for path, file in sorted(units.items()):
         owner = unit_owner(file)
         in_use = path.suffix == ".network" and (moving or f"Network={path.name}" in used)
@@ -308,7 +310,11 @@ def _leftovers(desired: Desired, observed: Observed) -> Iterator[Action]:
             yield DeleteFile(owner, "its definition is gone", path)
         else:
             yield StopUnits(owner, "its definition is gone", (service,))
-    kept = {service_of(path) for path in units} | {service_of(path) for path in wanted}
+    known = {service_of(path) for path in units}
+    for name in sorted({c.mirror for c in observed.containers} - desired.pods.keys() - desired.frozen):
+        if pods.pod_service(name) not in known:  # somebody has deleted the file of a pod that runs
+            yield StopUnits(name, "its definition is gone", (pods.pod_service(name),))
+    kept = known | {service_of(path) for path in wanted}
     for network in sorted(observed.networks):
         if f"{network}-network.service" not in kept:
             yield RemoveNetwork("", "no mirror uses it", network)

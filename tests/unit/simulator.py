@@ -95,6 +95,7 @@ class Host:
     leases: dict[str, IPv4Address] = field(default_factory=dict)
     accepted: dict[str, bytes] = field(default_factory=dict)
     proofs: dict[str, Proof] = field(default_factory=dict)
+    proved: set[tuple[str, str]] = field(default_factory=set)  # address and host of all that ever was
     published: dict[str, bytes] = field(default_factory=dict)
     taken: set[IPv4Address] = field(default_factory=set)  # by others on the LAN
     claimed: set[IPv4Address] = field(default_factory=set)
@@ -217,6 +218,7 @@ class Host:
                 assert self.certificates[mirror.name].hosts == (mirror.host,)
                 assert self.edges[mirror.name].serial == self.certificates[mirror.name].serial, "an old certificate"
                 self.proofs[mirror.name] = Proof(mirror.host, mirror.address, mirror.remote, step.image, NOW)
+                self.proved.add((str(mirror.address), mirror.host))
             case actions.RemoveNetwork():
                 used = {_first(_NETWORK, file.content.decode()) for file, _ in self.active.values()}
                 assert step.network not in used, f"{step}: a pod is on it"
@@ -300,8 +302,7 @@ class Host:
         hosts = [
             line.split() for line in self.published.get("hosts", b"").decode().splitlines() if not line.startswith("#")
         ]
-        proved = {(str(proof.address), proof.host) for proof in self.proofs.values()}
-        assert {(address, host) for address, host in hosts} <= proved, f"{step}: not proved"
+        assert {(address, host) for address, host in hosts} <= self.proved, f"{step}: not proved"
 
     def _edge(self, mirror: str) -> EdgeState:
         found = _EDGE_CONFIG.search(self.files[PATHS.mirror(mirror) / "edge" / "nginx.conf"].content)

@@ -224,7 +224,7 @@ def test_a_disturbed_host_comes_back(disturbance: str) -> None:
 PLAIN = [wish for wish in WISHES if wish.settings != NARROW]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -492,6 +492,31 @@ def test_files_that_are_no_longer_used_go() -> None:
     assert steps(host, BOTH) == (actions.DeleteFile("quay", "", login),)
     desired = replace(host.desired(BOTH), secrets={"quay": host.files[login]})
     assert plan.plan(desired, host.observed(desired), NOW) == ()
+
+
+def test_containers_are_not_started_in_a_pod_that_is_to_change() -> None:
+    host = settled(BOTH.but(quay=MOVED)).copy()
+    for role in Role:
+        host._stop(pods.container_service("quay", role))
+    rounds = settle(host, BOTH)
+    assert "start-units" not in kinds(rounds)
+    assert host.address_of("quay") == IPv4Address("10.0.0.4")
+
+
+def test_a_pod_that_lost_its_file_and_its_definition_is_stopped() -> None:
+    host = settled(BOTH).copy()
+    _lose_units(host)
+    settle(host, BOTH.but(quay=None))
+    assert not any("quay" in service for service in host.active)
+
+
+def test_an_address_that_is_written_but_not_held_is_claimed_by_the_next_agent() -> None:
+    host = settled(BOTH).copy()
+    after = BOTH.but(quay=MOVED)
+    while not any(isinstance(step, actions.RestartUnits) for step in steps(host, after)):
+        one_round(host, after)
+    host.kill_agent()
+    assert [step.action for step in steps(host, after) if step.mirror == "quay"] == ["claim-address"]
 
 
 def test_units_that_systemd_is_at_are_waited_for() -> None:

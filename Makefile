@@ -2,8 +2,8 @@
 SHELL    := /bin/bash
 PREFIX   ?= /usr
 DESTDIR  ?=
-BOX      := tests/box/box
-RUN      := $(BOX) run --
+HOST     := tests/box/box
+RUN      := $(HOST) run --
 
 .PHONY: help install demo test lint unit golden golden-update system host clean
 
@@ -15,7 +15,7 @@ demo:            ## boot the appliance, five mirrors, cut the internet, see the 
 	@tests/box/demo
 
 test: host       ## everything: lint, types, floors, unit, golden, system (root)
-	@$(BOX) build
+	@$(HOST) build
 	@$(MAKE) --no-print-directory lint unit golden system
 
 host:            # what this machine needs to build and boot the test host
@@ -43,5 +43,5 @@ install:         ## install into DESTDIR (PREFIX=/usr), as the package does
 	@packaging/install "$(DESTDIR)" "$(PREFIX)"
 
 clean:           ## stop the test host and drop what was built for it
-	@$(BOX) down
-	@$(BOX) clean
+	@$(HOST) down
+	@$(HOST) clean

@@ -230,10 +230,11 @@ def verify(text: str, template: str, values: Mapping[str, Value]) -> None:
         marks[token] = value
         return token
 
+    def meaning(found: re.Match[str]) -> str:
+        return marks[found.group()]
+
     skeleton = parse_unit(_render(template, {name: mark(value) for name, value in values.items()}))
-    meant = tuple(
-        (section, key, re.sub(r"@\d+@", lambda found: marks[found.group()], value)) for section, key, value in skeleton
-    )
+    meant = tuple((section, key, re.sub(r"@\d+@", meaning, value)) for section, key, value in skeleton)
     try:
         written = parse_unit(text)
     except ValueError as error:

@@ -13,8 +13,9 @@ from typing import Any
 
 import by_hand
 import pytest
-from box import Box
 from by_hand import CACHE, DOCKER, QUAY, STATE, Handmade
+
+from box import Box
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -260,8 +261,8 @@ def test_what_is_cached_is_served_while_the_internet_is_away(box: Box, how: str)
         assert answer.headers["docker-content-digest"] == image["digest"]
         times.append(answer.seconds)
     print(f"\n{how}: stale tag {' '.join(f'{seconds:.3f}' for seconds in times)} s")
-    assert times[0] < 4  # the one that finds it out
-    assert max(times[1:]) < 1
+    assert max(times) < 4  # one asks, at most every 20 s, and gives up after 3 s (the edge's breaker)
+    assert sorted(times)[-2] < 1
 
 
 @pytest.mark.parametrize("how", ["link down", "black hole"])

@@ -148,7 +148,7 @@ def as_dict(verdict: openshift.Verdict) -> dict[str, Any]:
 def show(verdict: openshift.Verdict, console: Console) -> None:
     """The verdict for people."""
     for line in _diff(verdict.before, verdict.after):
-        colour = _COLOURS.get(line[0], "") if line[:3] not in ("+++", "---") else "bold"
+        colour = _COLOURS.get(line[:1], "") if line[:3] not in ("+++", "---") else "bold"
         console.print(f"[{colour}]{escape(line)}[/]" if colour else escape(line))
     if verdict.accepted:
         console.print("[green]OpenShift accepts this.[/]")

@@ -99,9 +99,9 @@ class Memory:
         self.blocked = {key: blocked for key, blocked in self.blocked.items() if key in wanted}
         busy = {step.mirror for step in steps if not isinstance(step, ProveMirror)}
         for mirror in desired.mirrors:
-            edge = observed.edges.get(mirror.name)
-            if edge and edge.config == desired.pods[mirror.name].edge_config and mirror.name not in busy:
-                self.good[mirror.name] = (mirror, desired.pods[mirror.name])
+            pod = desired.pods[mirror.name]
+            if plan.runs(pod, observed) and mirror.name not in busy:
+                self.good[mirror.name] = (mirror, pod)
 
     def fall_back(self, desired: plan.Desired) -> tuple[plan.Desired, tuple[Problem, ...]]:
         """A mirror whose new definition does not start runs as it last did, until the definition changes again."""

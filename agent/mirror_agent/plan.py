@@ -78,7 +78,7 @@ class Desired:
     secrets: Mapping[str, File]  # by mirror: the upstream's credentials, as the registry reads them
     leases: Mapping[str, IPv4Address]
     accepted: Mapping[str, bytes]  # by mirror: the text of the definition that is in force
-    frozen: frozenset[str] = frozenset()  # mirrors that are left as they are, because their definition is in doubt
+    frozen: frozenset[str] = frozenset()  # mirrors, none of the above, that are left as they are: in doubt
     problems: tuple[Problem, ...] = ()  # of definitions that could not be rendered
 
 
@@ -115,7 +115,7 @@ def compose(
         secrets=secrets or {},
         leases=leases,
         accepted=accepted or {},
-        frozen=frozenset(frozen) | {problem.mirror for problem in problems},
+        frozen=(frozenset(frozen) | {problem.mirror for problem in problems}) - rendered.keys(),
         problems=tuple(problems),
     )
 
@@ -286,6 +286,15 @@ def _run(mirror: Mirror, pod: Pod, observed: Observed) -> Iterator[Action]:
     image = observed.cached.get(name) or mirror.probe
     if image and not (proof and proof.covers(mirror)):
         yield ProveMirror(name, "not proved by a real pull yet", image)
+
+
+def runs(pod: Pod, observed: Observed) -> bool:
+    """Does a mirror run with what it should, to the last file?"""
+    edge, infra = observed.edges.get(pod.mirror), observed.container(pod.mirror, None)
+    hashes = {role: found.hash for role in Role if (found := observed.container(pod.mirror, role))}
+    if edge is None or infra is None or hashes != dict(pod.container_hashes):
+        return False
+    return (infra.pod_hash, edge.config) == (pod.pod_hash, pod.edge_config)
 
 
 def _leftovers(desired: Desired, observed: Observed) -> Iterator[Action]:

@@ -142,12 +142,18 @@ def _mirror(
         address=str(mirror.address),
         policy=mirror.policy.value,
         state=_state(mirror, desired, observed, steps, failure),
-        published=proof is not None and bool(observed.published),
+        published=proof is not None and _is_published(proof.host, observed),
         proved=proof.image if proof else "",
         not_after=certificate.not_after.isoformat() if certificate else "",
         reason=failure.reason if failure else "",
         cache=_cache(mirror, observed),
     )
+
+
+def _is_published(host: str, observed: Observed) -> bool:
+    """Does a target say this host name at the moment?"""
+    documents = (content for target in observed.published.values() for content in target.values())
+    return any(host.encode() in content.split() for content in documents)
 
 
 def seconds(time: str) -> float | None:

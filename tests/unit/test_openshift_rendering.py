@@ -122,6 +122,21 @@ def test_orders_that_fit_together_are_kept(lists: list[tuple[str, ...]]) -> None
         assert "s" not in entry.mirrors  # it stands last, where a node tries it anyway
 
 
+@pytest.mark.parametrize(
+    ("lists", "expected"),
+    [
+        (["xc", "xb", "a"], "axbc"),  # what one node sets free is queued in the alphabet's order, behind what was free
+        (["ab", "ba"], "ab"),
+        (["bs", "sa"], "bsa"),  # a source that stands before a mirror stays in its place
+        (["cab", "bca"], "abc"),
+        (["ss"], ""),
+    ],
+)
+def test_order_of_merged_mirrors(lists: list[str], expected: str) -> None:
+    found = merge.merged(MirrorSet("s", tuple(mirrors)) for mirrors in lists)
+    assert "".join(chain(*(entry.mirrors for entry in found))) == expected
+
+
 def _reaches(edges: set[tuple[str, str]], start: str, end: str) -> bool:
     seen, todo = set(), [start]
     while todo:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from mirror_agent import certificates, metrics, observe, plan, pods, status, wish
-from mirror_agent.actions import Action, IssueCertificate, ProveMirror, RestartUnits, StartUnits
+from mirror_agent.actions import Action, Evict, IssueCertificate, ProveMirror, RestartUnits, StartUnits
 from mirror_agent.apply import Failures, Hands, apply, repair
 from mirror_agent.host import disk, edge_log, files, journal, notify, state
 from mirror_agent.host.containers import Containers
@@ -252,9 +252,11 @@ class Agent:
             shown = status.describe(desired, observed, steps, self._memory.failures(), problems, now)
             self._show(shown)
             if not todo:
-                return _patience(shown)
+                return min(_patience(shown), TIGHT_SECONDS if self._clients.soon else LOOK_SECONDS)
             failures = apply(todo, desired, observed, self._hands)
             self._note(failures, desired)
+            if any(isinstance(step, Evict) for step in todo):
+                self._clients.again()
             stopped = {step.mirror for step, _ in failures if step.mirror}  # not all of their steps were done
             done = [step for step in todo if step.mirror not in stopped]
         journal.get().error(f"not settled after {ROUNDS} rounds: {', '.join(map(str, done))}")
@@ -321,7 +323,7 @@ class Clients:
         except Trouble as trouble:  # worth a line, not worth a host without an agent: what the journal has is counted
             journal.get().error(f"{trouble}; it begins anew", action="usage")
         self._stores = Stores()
-        self._short = False  # less free space than the floor
+        self.soon = False  # the caches are to be looked into as soon as may be: the host is, or was, short of space
         self.fills: Mapping[str, Fill] = {}  # as the stores were at the last look
         self._scan = self._tight = self._write = 0.0  # when next (monotonic)
 
@@ -338,11 +340,17 @@ class Clients:
         if now >= self._write:
             self.save()
             self._write = now + LOOK_SECONDS
-        was_short, self._short = self._short, disk.free(desired.settings.cache.path) < desired.settings.cache.free
-        if now < (self._tight if self._short or was_short else self._scan):
+        short = disk.free(desired.settings.cache.path) < desired.settings.cache.free
+        self.soon = short or self.soon  # also once when there is space again
+        if now < (self._tight if self.soon else self._scan):
             return self._usage, None
+        self.soon = short
         self._scan, self._tight = now + SCAN_SECONDS, now + TIGHT_SECONDS
         return self._usage, self._stores
+
+    def again(self) -> None:
+        """Look into the caches next time: something was taken out of them."""
+        self._scan = self._tight = 0.0
 
     def forget(self, observed: plan.Observed) -> None:
         """Drop what was remembered of images that have left the caches."""

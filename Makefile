@@ -1,11 +1,10 @@
 # mirror-agent: the commands that people use.  `make help` lists them.
 SHELL    := /bin/bash
-PREFIX   ?= /usr
 DESTDIR  ?=
 HOST     := tests/box/box
 RUN      := $(HOST) run --
 
-.PHONY: help install demo test lint unit golden golden-update system host clean
+.PHONY: help install rpm demo test lint unit golden golden-update packaging system host clean
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +15,7 @@ demo:            ## boot the appliance, five mirrors, cut the internet, see the 
 
 test: host       ## everything: lint, types, floors, unit, golden, system (root)
 	@$(HOST) build
-	@$(MAKE) --no-print-directory lint unit golden system
+	@$(MAKE) --no-print-directory lint unit golden packaging system
 
 host:            # what this machine needs to build and boot the test host
 	@tests/box/host-packages
@@ -33,14 +32,22 @@ unit:            ## the quick loop: unit tests of the pure floors and of the fil
 golden:          ## input and output side by side, units checked by podman's own quadlet
 	@$(RUN) python3 -m pytest -q tests/golden
 
+packaging:       ## the RPM, the man pages and the completions, against the code
+	@$(RUN) python3 -m pytest -q tests/package
+
 golden-update:   ## write the golden outputs anew (read the diff before you commit it)
 	@$(RUN) env GOLDEN_UPDATE=1 python3 -m pytest -q tests/golden
 
 system:          ## the promises, on a booted host with systemd, podman, a LAN and an internet
 	@tests/box/pytest tests/box tests/system
 
-install:         ## install into DESTDIR (PREFIX=/usr), as the package does
-	@packaging/install "$(DESTDIR)" "$(PREFIX)"
+rpm: host        ## the package, in build/rpm: same tree, same bytes
+	@$(RUN) packaging/make-rpm build/rpm
+	@ls build/rpm
+
+install:         ## install into DESTDIR the files that the package has; needs go-md2man and typer
+	@packaging/build build/made
+	@packaging/install "$(DESTDIR)" build/made
 
 clean:           ## stop the test host and drop what was built for it
 	@$(HOST) down

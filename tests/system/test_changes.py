@@ -1,4 +1,4 @@
-"""Add, change and remove one mirror while a slow pull runs through another: that one, and all others, notice nothing."""
+"""Add, change and remove one mirror while a slow pull runs through another: neither it nor any other notices."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+
 from appliance import CACHE, FIVE, MB, STATE, Appliance, in_order, parts, slow_pull, weight
 
 APP = "demo/app"
@@ -112,7 +113,12 @@ def test_removing_one_keeps_what_it_had_and_it_comes_back_with_it(four: Applianc
     assert four.sh("systemctl list-units --all --plain --no-legend 'mirror-ghcr*'") == ""
     assert "ghcr" not in four.published("hosts") + four.published("image-digest-mirror-set.yaml")
     assert json.loads(four.sh(f"cat {STATE}/leases.json"))["leases"]["ghcr"] == address
-    in_order(four.journal("MIRROR=ghcr", since=since), {"ACTION": "read"}, {"ACTION": "stop-units"}, {"ACTION": "delete-file"})
+    in_order(
+        four.journal("MIRROR=ghcr", since=since),
+        {"ACTION": "read"},
+        {"ACTION": "stop-units"},
+        {"ACTION": "delete-file"},
+    )
 
     before = four.received("ghcr.io")
     four.drop("ghcr")
@@ -154,7 +160,9 @@ def test_purge_drops_what_a_removed_mirror_left_and_never_that_of_one_that_exist
 
 
 def test_a_masked_name_is_no_mirror(four: Appliance) -> None:
-    four.sh("cp /usr/share/mirror-agent/examples/gcr.toml /tmp/gcr.toml; ln -sfn /dev/null /etc/mirror-agent.d/gcr.toml")
+    four.sh(
+        "cp /usr/share/mirror-agent/examples/gcr.toml /tmp/gcr.toml; ln -sfn /dev/null /etc/mirror-agent.d/gcr.toml"
+    )
     four.serving(*(name for name in FIVE if name != "gcr"))
     assert four.glance()["problems"] == []
     four.sh("rm /etc/mirror-agent.d/gcr.toml; cp /tmp/gcr.toml /etc/mirror-agent.d/")
@@ -162,7 +170,7 @@ def test_a_masked_name_is_no_mirror(four: Appliance) -> None:
 
 
 def test_readers_of_the_folder_never_see_half_of_anything(four: Appliance) -> None:
-    """A reader as fast as it can, while the publication changes: each file is always there, as it was or as it will be."""
+    """A reader as fast as it can, while the publication changes: each file is there, as it was or as it will be."""
     script = """
 import hashlib, os, sys
 folder, seen = sys.argv[1], {}
@@ -189,7 +197,10 @@ json.dump({path: sorted(digests) for path, digests in seen.items()}, open("/tmp/
         four.serving(*FIVE)
     collect(four, allowed)
     four.sh("touch /tmp/readers-stop; while [ ! -e /tmp/readers-done ]; do sleep 0.1; done")
-    saw = {path: set(digests) for path, digests in json.loads(four.sh("cat /tmp/readers-said >&2; cat /tmp/readers-saw")).items()}
+    saw = {
+        path: set(digests)
+        for path, digests in json.loads(four.sh("cat /tmp/readers-said >&2; cat /tmp/readers-saw")).items()
+    }
     changed = [path for path, digests in saw.items() if len(digests) > 1]
     assert len(changed) >= 3, "the reader saw no change: it proved nothing"
     assert saw.keys() == allowed.keys()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
-from appliance import DEFINITIONS, FIVE, PUBLISHED, STATE, UNITS, Appliance, slow_pull
+from appliance import DEFINITIONS, EXAMPLES, FIVE, PUBLISHED, STATE, UNITS, Appliance, slow_pull
 
 APP = "demo/app"
 PLACED = 'source = "gcr.io"\naddress = "10.0.0.57"\n'
@@ -15,32 +15,39 @@ OTHER = 'source = "quay.io"\nremote = "https://ghcr.io"\npolicy = "AllowContacti
 
 # Each is a change by people; one after another, over and over, while the agent is killed.
 EDITS = (
-    f"cp /usr/share/mirror-agent/examples/*.toml {DEFINITIONS}/; printf '{PLACED}' > {DEFINITIONS}/gcr.toml".replace("\n", "\\n"),
-    f"rm -f {DEFINITIONS}/gcr.toml; printf '{OTHER}' > {DEFINITIONS}/quay.toml".replace("\n", "\\n"),
-    f"printf '{MOVED}' > {DEFINITIONS}/gcr.toml".replace("\n", "\\n"),
-    f"cd {DEFINITIONS} && rm -f ghcr.toml registry-k8s.toml && cp /usr/share/mirror-agent/examples/quay.toml .",
+    f"cp {EXAMPLES}/*.toml .; printf '{PLACED}' > gcr.toml",
+    f"rm -f gcr.toml; printf '{OTHER}' > quay.toml",
+    f"printf '{MOVED}' > gcr.toml",
+    f"rm -f ghcr.toml registry-k8s.toml; cp {EXAMPLES}/quay.toml .",
 )
+
+
+def edit(appliance: Appliance, script: str) -> None:
+    appliance.sh(f"cd {DEFINITIONS} && " + script.replace("\n", "\\n"))
 
 
 def end_state(appliance: Appliance) -> dict[str, str]:
     """All that the agent makes and that does not depend on the hour: files with their modes and owners, leases."""
-    listing = f"cd / && find {UNITS} {PUBLISHED} {STATE}/accepted {STATE}/mirrors/*/edge {STATE}/mirrors/*/registry {STATE}/mirrors/*/auth"
-    state = {
+    configs = " ".join(f"{STATE}/mirrors/*/{part}" for part in ("edge", "registry", "auth"))
+    listing = f"cd / && find {UNITS} {PUBLISHED} {STATE}/accepted {configs}"
+    return {
         "files": appliance.sh(f"{listing} -type f -exec sha256sum {{}} + | sort -k2"),
         "modes": appliance.sh(f"{listing} -printf '%p %y %m %U %G\\n' | sort"),
         "leases": json.dumps(json.loads(appliance.sh(f"cat {STATE}/leases.json")), sort_keys=True),
         "authority": appliance.sh(f"sha256sum {STATE}/ca/ca.crt; stat -c '%a %u' {STATE}/ca {STATE}/ca/ca.key"),
-        "units": appliance.sh("systemctl list-units --all --plain --no-legend 'mirror-*' | awk '{print $1, $2, $3, $4}'"),
+        "units": appliance.sh(
+            "systemctl list-units --all --plain --no-legend 'mirror-*' | awk '{print $1, $2, $3, $4}'"
+        ),
         "networks": appliance.sh("podman network ls --format '{{.Name}}' | sort"),
         "containers": appliance.sh("podman ps -a --format '{{.Names}} {{.State}}' | sort"),
     }
-    return state
 
 
 def litter(appliance: Appliance) -> str:
     """Temporary and torn files."""
-    return appliance.sh(f"find {UNITS} {STATE} {PUBLISHED} -path {STATE}/cache -prune -o "
-                        "\\( -name '.*' ! -name .mirror-agent.json -o -name '*.tmp' -o -name '*.new' -o -size 0 \\) -type f -print")  # fmt: skip
+    names = "-name '.*' ! -name .mirror-agent.json -o -name '*.tmp' -o -name '*.new' -o -size 0"
+    where = f"{UNITS} {STATE} {PUBLISHED} -path {STATE}/cache -prune -o"
+    return appliance.sh(f"find {where} \\( {names} \\) -type f -print")
 
 
 def check_certificates(appliance: Appliance) -> None:
@@ -53,15 +60,15 @@ def check_certificates(appliance: Appliance) -> None:
         ).stdout  # fmt: skip
         assert "Verify return code: 0 (ok)" in checked
         until = datetime.fromisoformat(appliance.mirror(name)["not_after"])
-        assert (until - datetime.now(timezone.utc)).days > 80
-        matches = appliance.sh(f"cd {STATE}/mirrors/{name}/tls/current; openssl x509 -pubkey -noout -in tls.crt; openssl pkey "
-                               "-pubout -in tls.key")  # fmt: skip
+        assert (until - datetime.now(UTC)).days > 80
+        script = "openssl x509 -pubkey -noout -in tls.crt; openssl pkey -pubout -in tls.key"
+        matches = appliance.sh(f"cd {STATE}/mirrors/{name}/tls/current; {script}")
         half = len(matches) // 2
         assert matches[:half] == matches[half:]
 
 
 def test_killed_at_many_points_of_many_changes(five: Appliance) -> None:
-    five.sh(EDITS[0])
+    edit(five, EDITS[0])
     five.settle()
     undisturbed = end_state(five)
     assert litter(five) == ""
@@ -70,7 +77,7 @@ def test_killed_at_many_points_of_many_changes(five: Appliance) -> None:
     since = five.cursor()
     with slow_pull(five, "docker", "slow/app", large, rate=250_000):
         for kill in range(16):
-            five.sh(EDITS[kill // 2 % len(EDITS)])
+            edit(five, EDITS[kill // 2 % len(EDITS)])
             five.box.exec("systemctl", "reset-failed", "mirror-agent")
             five.box.exec("systemctl", "restart", "mirror-agent")
             time.sleep(0.17 * kill)
@@ -80,7 +87,7 @@ def test_killed_at_many_points_of_many_changes(five: Appliance) -> None:
     print("killed in the middle of:", ", ".join(sorted(seen)))
     assert {"read", "claim-address", "write-units", "start-units", "stop-units"} <= seen, "the kills came too early"
 
-    five.sh(f"rm -f {DEFINITIONS}/*; " + EDITS[0])
+    edit(five, f"rm -f *; {EDITS[0]}")
     five.box.exec("systemctl", "reset-failed", "mirror-agent")
     five.box.exec("systemctl", "restart", "mirror-agent")
     five.serving(*FIVE)

@@ -1,4 +1,4 @@
-"""What goes wrong on a host: an address that is taken, a lost bus, a dead podman, secrets that must not show, kill -9."""
+"""What goes wrong on a host: an address that is taken, a lost bus, a dead podman, secrets that must not show."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
 from appliance import DEFINITIONS, PUBLISHED, STATE, Appliance, parts
 
 TAKEN = "10.0.0.44"
@@ -149,7 +150,8 @@ def test_a_private_repository_is_pulled_with_credentials_that_show_nowhere(one: 
     assert one.sh(f"stat -c '%a %u' {STATE}/mirrors/docker/auth/auth.json {STATE}/mirrors/docker/auth") == (
         "400 65532\n700 65532\n"
     )
-    for command in ("podman inspect $(podman ps -q)", "podman pod inspect mirror-docker", "journalctl -b -o export -t mirror-agent",
+    for command in ("podman inspect $(podman ps -q)", "podman pod inspect mirror-docker",
+                    "journalctl -b -o export -t mirror-agent",
                     "journalctl -b -o cat -u 'mirror-*'", "systemctl show 'mirror-*'", "systemctl cat 'mirror-*'",
                     "mirror-agent status --json", "mirror-agent check --json", "ps auxe"):  # fmt: skip
         said = one.sh(command)
@@ -170,7 +172,7 @@ def test_credentials_that_cannot_be_read_are_told_and_the_mirror_goes_on(one: Ap
     assert (line["MIRROR"], line["PRIORITY"]) == ("gcr", "3")
     one.sh("printf 'me\\nno-such-secret\\nthird line\\n' > /etc/mirror-agent/gcr.credentials")
     one.until_said("is not two lines", since)
-    assert "no-such-secret" not in json.dumps(one.journal() + [one.status()])
+    assert "no-such-secret" not in json.dumps([*one.journal(), one.status()])
 
 
 # --- proof

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
 from appliance import FIVE, MB, PUBLISHED, STATE, UNITS, Appliance, in_order, parts, weight
 
 APP = "demo/app"  # about 6 MB, on every upstream
@@ -31,6 +32,8 @@ def test_the_journal_tells_the_story(five: Appliance) -> None:
             {"ACTION": "announce-address"},
             {"ACTION": "prove-mirror", "MESSAGE": f"serving: pulled {five.mirror(name)['proved']}"},
         )
+        first, last = (int(line["__REALTIME_TIMESTAMP"]) for line in (story[0], story[-1]))
+        print(f"{name}: {(last - first) / 1e6:.1f} s from reading its file to the first good pull")
     assert five.journal("UPSTREAM=quay.io") == five.journal("MIRROR=quay")
 
 
@@ -100,7 +103,9 @@ def test_the_service_is_confined(five: Appliance) -> None:
 def snapshot(appliance: Appliance) -> list[str]:
     """Every file of the agent's with inode, times, owner and mode."""
     shown = "find {} -path {}/cache -prune -o -printf '%p %i %T@ %C@ %U %m %s\\n' | sort"
-    return [line for folder in (UNITS, STATE, PUBLISHED) for line in appliance.sh(shown.format(folder, STATE)).splitlines()]
+    return [
+        line for folder in (UNITS, STATE, PUBLISHED) for line in appliance.sh(shown.format(folder, STATE)).splitlines()
+    ]
 
 
 def test_a_second_run_writes_nothing_reloads_nothing_restarts_nothing(five: Appliance) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from appliance import FIVE, UNITS, Appliance, parts, weight
 
 APP = "demo/app"
@@ -63,7 +64,9 @@ def test_a_reboot_with_the_internet(cached: Appliance) -> None:
     cached.box.reboot()
     cached.serving(*FIVE)
     assert {name: cached.mirror(name)["address"] for name in FIVE} == before
-    assert not [line for line in cached.journal() if line.get("ACTION") in ("write-units", "issue-certificate", "publish")]
+    assert not [
+        line for line in cached.journal() if line.get("ACTION") in ("write-units", "issue-certificate", "publish")
+    ]
     assert cached.sh("systemctl list-units --failed --plain --no-legend") == ""
     pulls(cached)
 

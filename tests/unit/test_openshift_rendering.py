@@ -224,3 +224,11 @@ def test_a_release_with_a_mirror_may_be_blocked_while_it_alone_is_allowed() -> N
     sources = Sources(blocked=("quay.io/ocp/release",))
     cluster = Cluster(((MirrorSet("quay.io", ("m.lan",)),),), sources=sources, release=RELEASE)
     assert conf.read(render(cluster))[1][-1].blocked
+
+
+def test_two_blocked_scopes_around_the_release_are_refused() -> None:
+    """The operator allows the release's repository once for each, and then sees more than that one allowed."""
+    sources = Sources(blocked=("quay.io", "quay.io/ocp"))
+    cluster = Cluster(((MirrorSet("quay.io", ("m.lan",)),),), sources=sources, release=RELEASE)
+    with pytest.raises(RefusedError, match="only one of AllowedRegistries or BlockedRegistries"):
+        render(cluster)

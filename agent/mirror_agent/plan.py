@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import lru_cache
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 
@@ -391,6 +392,7 @@ def in_doubt(desired: Desired, observed: Observed) -> tuple[str, ...]:
     return tuple(sorted(desired.frozen & observed.proofs.keys()))
 
 
+@lru_cache(maxsize=16)  # asked for at each look, and the same each time when nothing happens
 def documents(publication: Publication) -> tuple[Document, ...]:
     """Every document of every format, in the order in which targets write them."""
     return tuple(document for render in formats.FORMATS.values() for document in render(publication))

@@ -135,8 +135,8 @@ def test_the_packages_to_install_are_those_that_are_tested() -> None:
     told = re.search(r"apt-get install --no-install-recommends ((?:.*\\\n)*.*)\n", page)
     assert told
     wanted = set(told[1].replace("\\\n", " ").split())
-    lines = (REPO / "tests/box/packages.txt").read_text().splitlines()
-    tested = {word for line in lines for word in line.partition("#")[0].split()}
+    lists = [(REPO / "tests/box" / name).read_text() for name in ("packages.txt", "tools.txt")]
+    tested = {word for line in "\n".join(lists).splitlines() for word in line.partition("#")[0].split()}
     assert wanted <= tested, f"not in the test host: {wanted - tested}"
     distribution = {"pyyaml": "yaml", "systemd-python": "systemd"}
     for requirement in tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["dependencies"]:

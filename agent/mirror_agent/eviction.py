@@ -74,6 +74,29 @@ def fill(store: Store) -> Fill:
     return Fill(store.size, sum(1 for _ in _roots(store)), store.free)
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An image of a cache, as people are shown it."""
+
+    image: ImageName
+    size: int  # bytes of all its blobs that are there, whoever needs them too
+    used: datetime | None  # None: nobody knows
+    pinned: bool
+
+
+def listing(cached: Cached, now: datetime) -> tuple[Listed, ...]:
+    """The images of a cache as clients ask for them, the one that would leave first in front."""
+    found = []
+    for root in _roots(cached.store):
+        members = frozenset(_members(root, cached.store))
+        blobs = frozenset(_blobs(members, cached.store))
+        used = _last_use(members, blobs, cached, now)
+        size = sum(cached.store.blobs[digest].size for digest in blobs)
+        pinned = not members.isdisjoint(cached.pinned)
+        found.append(Listed(root, size, None if used == _NEVER else used, pinned))
+    return tuple(sorted(found, key=lambda each: (each.pinned, each.used or _NEVER, each.image)))
+
+
 def _until(steps: Iterator[_Step], target: int) -> Iterator[_Step]:
     """Steps until `target` bytes are free."""
     while target > 0 and (step := next(steps, None)):

@@ -106,6 +106,11 @@ class Paths:
         return self.state / "usage.json"
 
     @property
+    def keeps(self) -> PurePosixPath:
+        """File of the images that are pinned, by the name of the set."""
+        return self.state / "keeps.json"
+
+    @property
     def accepted(self) -> PurePosixPath:
         """Folder of the last good text of each definition."""
         return self.state / "accepted"

@@ -18,6 +18,7 @@ from mirror_agent.model import (
     File,
     Fill,
     Folder,
+    ImageName,
     Mirror,
     Paths,
     Problem,
@@ -73,6 +74,11 @@ def look(
         if mirror.name in edges and not (proof and proof.covers(mirror)):
             cached[mirror.name] = pull.find_cached(desired.settings.cache.path / mirror.name / "registry") or ""
     stores = _stores(desired, seen)
+    try:
+        kept = pinned(paths)
+    except Trouble as trouble:  # what is pinned is not known: nothing leaves
+        kept, stores = {}, {}
+        problems = (*problems, Problem(trouble.where, "", trouble.reason, trouble.hint))
     observed = Observed(
         files=found,
         folders={folder.path: there for folder in _wanted(desired) if (there := files.folder(folder.path))},
@@ -90,6 +96,7 @@ def look(
         cached=cached,
         published=published,
         stores=stores,
+        kept=kept,
         fills={**seen.fills, **{name: eviction.fill(store) for name, store in stores.items()}},
         held=frozenset(m.name for m in desired.mirrors if files.read(hold_file(desired, m.name), 1) is not None),
         usage=seen.usage,
@@ -97,6 +104,15 @@ def look(
         announced=frozenset(seen.announced),
     )
     return observed, problems
+
+
+def pinned(paths: Paths) -> Mapping[str, Collection[ImageName]]:
+    """The images of each mirror that are kept for any set.  Raises Trouble."""
+    found: dict[str, set[ImageName]] = {}
+    for mirrors in state.load_keeps(paths.keeps).values():
+        for mirror, images in mirrors.items():
+            found.setdefault(mirror, set()).update(images)
+    return found
 
 
 def _stores(desired: Desired, seen: Seen) -> dict[str, Store]:

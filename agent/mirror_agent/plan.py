@@ -49,6 +49,7 @@ from mirror_agent.model import (
     File,
     Fill,
     Folder,
+    ImageName,
     Mirror,
     Network,
     Paths,
@@ -145,6 +146,7 @@ class Observed:
     published: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)  # by target, those that can be read
     stores: Mapping[str, Store] = field(default_factory=dict)  # by mirror; empty when they were not looked at
     fills: Mapping[str, Fill] = field(default_factory=dict)  # by mirror: as the stores were at the last look
+    kept: Mapping[str, Collection[ImageName]] = field(default_factory=dict)  # by mirror: images that are pinned
     held: frozenset[str] = frozenset()  # mirrors that were told to fetch nothing new
     usage: Mapping[str, Usage] = field(default_factory=dict)  # by mirror: what clients did
     claimed: frozenset[IPv4Address] = frozenset()  # probed by this agent and found free
@@ -349,7 +351,10 @@ def _evict(desired: Desired, observed: Observed, now: datetime) -> Iterator[Acti
     """Keep each mirror to its budget and the host to its floor of free space."""
     caches = {
         mirror.name: eviction.Cached(
-            observed.stores[mirror.name], mirror.budget, observed.usage.get(mirror.name, Usage()).used
+            observed.stores[mirror.name],
+            mirror.budget,
+            observed.usage.get(mirror.name, Usage()).used,
+            observed.kept.get(mirror.name, ()),
         )
         for mirror in desired.mirrors
         if mirror.name in observed.stores

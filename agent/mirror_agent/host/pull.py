@@ -15,7 +15,8 @@ import socket
 import ssl
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ ANSWER_S = 35.0  # between two reads; an upstream may be slow to begin, the edge
 PULL_S = 100.0  # for all three requests; less than the agent's own watchdog
 LARGEST_MANIFEST = 4 * 2**20  # bytes; what distribution and containerd accept
 LARGEST_BLOB = 64 * 2**20  # bytes of the smallest blob; nearly always a configuration of a few kB
+PIECE = 256 * 1024  # bytes of one read
 FRESHEST = 200  # manifests of a store that are looked at for one to prove with
 
 INDEXES = (
@@ -50,6 +52,11 @@ def parse_image(image: str) -> tuple[str, str]:
     return found[1], found[2] or found[3]
 
 
+def is_digest(text: str) -> bool:
+    """Is it the digest of a blob?"""
+    return re.fullmatch(_DIGEST, text) is not None
+
+
 def pull(namespace: str, mirror: Mirror, ca_pem: str, image: str) -> str:
     """Pull a manifest and a blob of `image` through the mirror; the image as "repository@sha256:…".
 
@@ -59,7 +66,7 @@ def pull(namespace: str, mirror: Mirror, ca_pem: str, image: str) -> str:
     repository, reference = parse_image(image)
 
     def run() -> str:
-        client = _Client(mirror.host, mirror.address, ca_pem)
+        client = Client(mirror.host, lambda: _dial(mirror.address), ca_pem)
         try:
             return f"{repository}@{_pull(client, repository, reference)}"
         finally:
@@ -68,7 +75,7 @@ def pull(namespace: str, mirror: Mirror, ca_pem: str, image: str) -> str:
     return in_namespace(namespace, run, PULL_S + ANSWER_S)
 
 
-def _pull(client: _Client, repository: str, reference: str) -> str:
+def _pull(client: Client, repository: str, reference: str) -> str:
     digest, document = client.manifest(repository, reference)
     if "manifests" in document:
         chosen = choose(document["manifests"])
@@ -78,6 +85,8 @@ def _pull(client: _Client, repository: str, reference: str) -> str:
     blob = smallest(document)
     if blob is None:
         raise Trouble(f"{repository}:{reference}", "has no blob to pull", "use a probe image with layers")
+    if blob[1] > LARGEST_BLOB:
+        raise Trouble(f"{repository}@{blob[0]}", f"{blob[1]} bytes are too many for a probe", "use a smaller image")
     client.blob(repository, *blob)
     return digest
 
@@ -117,19 +126,30 @@ def smallest(manifest: Mapping[str, Any]) -> tuple[str, int] | None:
     return min(((digest, size) for size, digest in sorted(blobs)), key=lambda blob: blob[1], default=None)
 
 
-class _Client:
-    """The two requests of a pull, over one connection to one address that must prove its name."""
+class NotThere(Trouble):
+    """The mirror says 404: asking again is in vain."""
 
-    def __init__(self, host: str, address: IPv4Address, ca_pem: str) -> None:
+
+class Client:
+    """The two requests of a pull, over one connection whose other end must prove its name."""
+
+    def __init__(self, host: str, dial: Callable[[], socket.socket], ca_pem: str, patience_s: float = PULL_S) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.verify_flags |= ssl.VERIFY_X509_STRICT
         context.load_verify_locations(cadata=ca_pem)
         self._host = host
-        self._connection = _Connection(host, address, context)
-        self._deadline = time.monotonic() + PULL_S
+        self._connection = _Connection(host, dial, context)
+        self._deadline = time.monotonic() + patience_s
 
     def close(self) -> None:
+        """Close the connection; the next request opens another."""
         self._connection.close()
+
+    def abort(self) -> None:
+        """End what another thread is waiting for."""
+        with suppress(OSError):
+            if self._connection.sock:
+                self._connection.sock.shutdown(socket.SHUT_RDWR)
 
     def manifest(self, repository: str, reference: str) -> tuple[str, dict[str, Any]]:
         """Digest and content of a manifest or index, by tag or by digest."""
@@ -146,58 +166,97 @@ class _Client:
             raise Trouble(self._host + path, "the answer is no manifest of schema 2", "very old image? try another")
         return digest, document
 
-    def blob(self, repository: str, digest: str, size: int) -> None:
-        """Fetch a blob, check it, throw it away."""
+    def blob(self, repository: str, digest: str, size: int, told: Callable[[int], None] = lambda _: None) -> None:
+        """Fetch a blob, check it, throw it away; `told` is called with the bytes of each piece."""
         path = f"/v2/{repository}/blobs/{digest}"
-        if size > LARGEST_BLOB:
-            raise Trouble(self._host + path, f"{size} bytes are too many for a probe", "use a smaller image as probe")
-        _, body = self._get(path, size)
-        self._compare(path, digest, f"sha256:{hashlib.sha256(body).hexdigest()}")
+        hashed = hashlib.sha256()
+
+        def take(piece: bytes) -> None:
+            hashed.update(piece)
+            told(len(piece))
+
+        self._ask(path, size, take)
+        self._compare(path, digest, f"sha256:{hashed.hexdigest()}")
 
     def _compare(self, path: str, wanted: str, digest: str) -> None:
         if digest != wanted:
             raise Trouble(self._host + path, f"the bytes have the digest {digest}", "the cache holds a corrupt copy")
 
     def _get(self, path: str, limit: int) -> tuple[http.client.HTTPMessage, bytes]:
+        body = bytearray()
+        return self._ask(path, limit, body.extend), bytes(body)
+
+    def _ask(self, path: str, limit: int, take: Callable[[bytes], None]) -> http.client.HTTPMessage:
+        """Headers of the answer, its body to `take`.  What does not end well leaves no connection to go on with."""
+        try:
+            return self._answer(path, limit, take)
+        except Trouble:
+            self._connection.close()
+            raise
+
+    def _answer(self, path: str, limit: int, take: Callable[[bytes], None]) -> http.client.HTTPMessage:
         where = self._host + path
         try:
             self._connection.request("GET", path, headers={"Accept": ", ".join((*INDEXES, *MANIFESTS))})
             response = self._connection.getresponse()
-            body = self._body(response, limit)
+            if response.status != http.HTTPStatus.OK:
+                body = self._error(response)
+                kind = NotThere if response.status == http.HTTPStatus.NOT_FOUND else Trouble
+                raise kind(where, f"HTTP {response.status} {oci_errors(body)}".rstrip())
+            size = self._body(response, limit, take)
         except ssl.SSLCertVerificationError as error:
             raise Trouble(where, f"its certificate is refused: {error.verify_message}") from error
         except TimeoutError as error:
             raise Trouble(where, "no answer within the time limit", "does the upstream hang?") from error
         except (OSError, http.client.HTTPException) as error:
             raise Trouble(where, f"no answer: {error or type(error).__name__}") from error
-        if response.status != http.HTTPStatus.OK:
-            raise Trouble(where, f"HTTP {response.status} {oci_errors(body)}".rstrip())
-        if len(body) > limit:
+        if size > limit:
             raise Trouble(where, f"more than the {limit} bytes that it may have")
-        return response.headers, body
+        return response.headers
 
-    def _body(self, response: http.client.HTTPResponse, limit: int) -> bytes:
+    def _body(self, response: http.client.HTTPResponse, limit: int, take: Callable[[bytes], None]) -> int:
         """At most one byte more than `limit`.  Raises TimeoutError, also when bytes only trickle."""
-        body = bytearray()
-        while len(body) <= limit and (piece := response.read1(limit + 1 - len(body))):
-            body += piece
+        size = 0
+        while size <= limit and (piece := response.read1(min(PIECE, limit + 1 - size))):
+            take(piece)
+            size += len(piece)
             if time.monotonic() > self._deadline:
                 raise TimeoutError
-        if response.length and len(body) <= limit:  # read1() does not miss what it was promised
-            raise http.client.IncompleteRead(bytes(body), response.length)
+        if response.length and size <= limit:  # read1() does not miss what it was promised
+            raise http.client.IncompleteRead(b"", response.length)
+        return size
+
+    def _error(self, response: http.client.HTTPResponse) -> bytes:
+        body = bytearray()
+        self._body(response, LARGEST_MANIFEST, body.extend)
         return bytes(body)
+
+
+def _dial(address: IPv4Address, silence_s: float = ANSWER_S) -> socket.socket:
+    """A connection from the network namespace that the calling thread is in."""
+    return socket.create_connection((str(address), TLS_PORT), silence_s)
+
+
+def dial_from(namespace: str, address: IPv4Address, silence_s: float) -> socket.socket:
+    """A connection from another network namespace; the socket stays there, whichever thread uses it.
+
+    `silence_s` is how long each read may wait.  Raises Trouble and OSError.
+    """
+    wire = in_namespace(namespace, lambda: _dial(address), 2 * ANSWER_S)
+    wire.settimeout(silence_s)
+    return wire
 
 
 class _Connection(http.client.HTTPSConnection):
     """HTTPS to an address instead of what the host's name resolves to."""
 
-    def __init__(self, host: str, address: IPv4Address, context: ssl.SSLContext) -> None:
+    def __init__(self, host: str, dial: Callable[[], socket.socket], context: ssl.SSLContext) -> None:
         super().__init__(host, timeout=ANSWER_S, context=context)
-        self._address = address
+        self._dial = dial
         self._tls = context
 
     def connect(self) -> None:
-        wire = socket.create_connection((str(self._address), TLS_PORT), ANSWER_S)
+        wire = self._dial()
         try:
             self.sock = self._tls.wrap_socket(wire, server_hostname=self.host)
         except OSError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
 from mirror_agent.host import files
-from mirror_agent.model import File, Proof, Trouble
+from mirror_agent.model import File, ImageName, Proof, Trouble
 from mirror_agent.usage import Counters, Usage
 
 VERSION = 1
@@ -71,6 +71,11 @@ class _Usage(_Stored):
     version: Literal[1] = 1
     cursor: str  # of the journal
     mirrors: dict[_Name, _Used]
+
+
+class _Keeps(_Stored):
+    version: Literal[1] = 1
+    keeps: dict[_Name, dict[_Name, list[str]]]  # set → mirror → "repository@digest"
 
 
 def load_leases(path: PurePosixPath) -> Mapping[str, IPv4Address]:
@@ -131,6 +136,34 @@ def save_usage(path: PurePosixPath, mirrors: Mapping[str, Usage], cursor: str, o
         for name, usage in sorted(mirrors.items())
     }
     return _save(path, _Usage(cursor=cursor, mirrors=stored), owner)
+
+
+def load_keeps(path: PurePosixPath) -> Mapping[str, Mapping[str, Collection[ImageName]]]:
+    """Pinned images, by set and mirror; none where there is no file yet.
+
+    Raises Trouble where the file is damaged or written by a newer agent.
+    """
+    stored = _load(path, _Keeps, USAGE_LIMIT, "nothing is pinned then: warm the sets again")
+    found = {}
+    for name, mirrors in (stored.keeps if stored else {}).items():
+        found[name] = {
+            mirror: frozenset((image.partition("@")[0], image.partition("@")[2]) for image in images)
+            for mirror, images in mirrors.items()
+        }
+    return found
+
+
+def save_keeps(path: PurePosixPath, keeps: Mapping[str, Mapping[str, Collection[ImageName]]], owner: int = 0) -> bool:
+    """Remember the pinned images.  True when the file was not already so."""
+    stored = {
+        name: {
+            mirror: sorted(f"{repository}@{digest}" for repository, digest in images)
+            for mirror, images in sorted(mirrors.items())
+            if images
+        }
+        for name, mirrors in sorted(keeps.items())
+    }
+    return _save(path, _Keeps(keeps=stored), owner)
 
 
 def load_accepted(folder: PurePosixPath) -> Mapping[str, bytes]:

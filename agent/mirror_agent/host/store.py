@@ -7,16 +7,17 @@ its end.  The store belongs to the container: names and contents are checked, li
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mirror_agent.host import disk
 from mirror_agent.model import Blob, Eviction, ImageName, Store
@@ -48,9 +49,44 @@ class Stores:
         self._needs[root] = named = {}
         for _, digest in images:
             with suppress(OSError, ValueError, RecursionError):  # gone meanwhile, or no manifest: it needs nothing
-                named[digest] = known[digest] if digest in known else _digests(_data(root, digest))
+                named[digest] = known[digest] if digest in known else _digests(root, digest)
         needs = {image: named.get(image[1], ()) for image in images}
         return Store(blobs, needs, disk.free(root))
+
+
+def has(root: Path, digest: str) -> bool:
+    """Is this blob in the store, verified and whole?"""
+    return _data(root, digest).is_file()
+
+
+def has_image(root: Path, image: ImageName) -> bool:
+    """Is this manifest in the store, as one of its repository?"""
+    repository, digest = image
+    link = root / _V2 / "repositories" / repository / "_manifests" / "revisions" / _place(digest) / "link"
+    return link.is_file() and has(root, digest)
+
+
+@contextmanager
+def read_blob(root: Path, digest: str) -> Iterator[BinaryIO]:
+    """A blob of the store, open for reading.  Raises OSError, also for what is no regular file."""
+    path = _data(root, digest)
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        yield file
+
+
+def tags(root: Path) -> Mapping[ImageName, list[str]]:
+    """The tags by which clients asked for the images of a store."""
+    found: dict[ImageName, list[str]] = {}
+    repositories = root / _V2 / "repositories"
+    for folder, names, _ in os.walk(repositories):
+        if "_manifests" in names:
+            repository = Path(folder).relative_to(repositories).as_posix()
+            for tag in sorted(_folders(Path(folder) / "_manifests" / "tags")):
+                found.setdefault((repository, _link(tag / "current" / "link")), []).append(tag.name)
+        names[:] = [name for name in names if not name.startswith("_")]
+    return found
 
 
 def evict(root: Path, eviction: Eviction, store: Store) -> None:
@@ -104,15 +140,14 @@ def _revisions(repositories: Path) -> Iterator[ImageName]:
         names[:] = [name for name in names if not name.startswith("_")]
 
 
-def _digests(path: Path) -> tuple[str, ...]:
+def _digests(root: Path, digest: str) -> tuple[str, ...]:
     """All that a manifest names: OCI or Docker, image or index.
 
     Raises OSError, and ValueError or RecursionError for what is no manifest.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        facts = os.fstat(file.fileno())
-        if not stat.S_ISREG(facts.st_mode) or facts.st_size > MANIFEST_LIMIT:
-            raise ValueError("not a file, or too large for a manifest")
+    with read_blob(root, digest) as file:
+        if os.fstat(file.fileno()).st_size > MANIFEST_LIMIT:
+            raise ValueError("too large for a manifest")
         manifest: Any = json.loads(file.read(MANIFEST_LIMIT))
     if not isinstance(manifest, dict):
         raise ValueError("not a manifest")

@@ -1,0 +1,78 @@
+"""`mirror-agent cache`."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from mirror_agent import eviction
+from mirror_agent.commands.common import (
+    PROBLEM,
+    JsonOption,
+    complain,
+    counted,
+    new_table,
+    read_files,
+    screen,
+    show_json,
+)
+from mirror_agent.host import state, store
+from mirror_agent.model import ImageName, Paths, Trouble
+from mirror_agent.status import size
+from mirror_agent.usage import Usage
+
+
+def show_cache(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[MIRROR…]", help="Of these mirrors only.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the images that are cached: how large, last used when, kept by which set.  First what would leave first."""
+    if os.geteuid() != 0:
+        raise Trouble("cache", "only root sees into the caches", "sudo mirror-agent cache")
+    paths, now = Paths(), datetime.now(UTC)
+    wanted = read_files(paths)
+    if wanted.desired is None:
+        complain(map(str, wanted.problems))
+        raise typer.Exit(PROBLEM)
+    known = {mirror.name for mirror in wanted.desired.mirrors}
+    if unknown := sorted(set(names or ()) - known):
+        raise typer.BadParameter(f"no mirror of that name: {', '.join(unknown)}")
+    keeps, (usage, _) = state.load_keeps(paths.keeps), state.load_usage(paths.usage)
+    rows: list[dict[str, Any]] = []
+    for mirror in wanted.desired.mirrors:
+        root = wanted.desired.settings.cache.path / mirror.name / "registry"
+        there = store.Stores().scan(root) if mirror.name in (names or known) else None
+        if there is None:
+            continue
+        sets: dict[ImageName, list[str]] = {}
+        for name, mirrors in sorted(keeps.items()):
+            for image in mirrors.get(mirror.name, ()):
+                sets.setdefault(image, []).append(name)
+        cached = eviction.Cached(there, mirror.budget, usage.get(mirror.name, Usage()).used, sets.keys())
+        tags = store.tags(root)
+        rows += [
+            {
+                "mirror": mirror.name,
+                "repository": each.image[0],
+                "digest": each.image[1],
+                "tags": tags.get(each.image, []),
+                "size": each.size,
+                "used": each.used.isoformat(timespec="seconds") if each.used else "",
+                "kept": sets.get(each.image, []),
+            }
+            for each in eviction.listing(cached, now)
+        ]
+    if as_json:
+        show_json({"images": rows, "sets": sorted(keeps)})
+        return
+    table = new_table("MIRROR", "IMAGE", "TAGS", "DIGEST", "SIZE", "LAST USED", "KEPT BY")
+    for row in rows:
+        short, used = row["digest"].partition(":")[2][:12], row["used"][:16].replace("T", " ")
+        texts = (" ".join(row["tags"]) or "-", short, size(row["size"]), used or "-", " ".join(row["kept"]) or "-")
+        table.add_row(row["mirror"], row["repository"], *texts)
+    if rows:
+        screen().print(table)
+    screen().print(f"{counted(len(rows), 'image')}, sets: {', '.join(sorted(keeps)) or 'none'}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import secrets
 import signal
@@ -316,6 +317,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the box running, to look around in it")
     keep = parser.parse_args().keep
+    if os.geteuid() != 0:
+        print("demo: it boots a machine: run it as root (sudo make demo)", file=sys.stderr)
+        return 1
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up in either case

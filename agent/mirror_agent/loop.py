@@ -11,7 +11,7 @@ import queue
 import signal
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -39,6 +39,7 @@ TIGHT_SECONDS = 2.0  # the same while the host has less free space than its floo
 FORGET = timedelta(hours=1)  # an image that was used and is not cached after this time
 ROUNDS = 30  # of look, plan, apply in one go; more would mean that two rules fight
 BACKOFF_SECONDS = (2, 5, 15, 30, 60, 120, 300)
+STATUS_LIMIT = 4 * 2**20  # bytes of the status file
 _RELOAD = "reload"  # the hint of SIGHUP
 
 type Key = tuple[str, str]  # kind of step, subject
@@ -236,12 +237,13 @@ class Agent:
             except BusLost:
                 raise
             except Trouble as trouble:
-                self._tell((Problem(trouble.where, "", trouble.reason, trouble.hint),))
-                notify.status(f"waits: {trouble}")
+                problem = Problem(trouble.where, "", trouble.reason, trouble.hint)
+                self._tell((problem,))
+                self._hold(f"waits: {trouble}", (problem,))
                 return UNSETTLED_SECONDS
             self._tell(problems)
             if desired is None or observed is None:
-                notify.status(f"everything stays as it is: {len(problems)} mistakes in {self._paths.settings}")
+                self._hold(f"everything stays as it is: {len(problems)} mistakes in {self._paths.settings}", problems)
                 return LOOK_SECONDS
             now = datetime.now(UTC)
             steps = plan.plan(desired, observed, now)
@@ -310,6 +312,22 @@ class Agent:
             journal.get().error(str(trouble), action="status")
         notify.status(shown.line)
 
+    def _hold(self, line: str, problems: Collection[Problem]) -> None:
+        """Everything stays as it was last shown, by the agent before this one maybe; what is new is why."""
+        notify.status(line)
+        if line == self._shown:
+            return
+        self._shown = line  # so that the next _show() is one
+        try:
+            before = json.loads(files.read(self._paths.status, STATUS_LIMIT) or b"{}")
+            if before.get("version") != status.VERSION:
+                before = status.Status("", (), (), (), "", "", 0, 0).as_json()
+            told = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "line": line}
+            values = {**before, **told, "problems": [asdict(problem) for problem in problems]}
+            files.write(File(self._paths.status, (json.dumps(values, indent=2) + "\n").encode()))
+        except (Trouble, ValueError) as error:
+            journal.get().error(str(error), action="status")
+
 
 class Clients:
     """What clients do with the mirrors, read from the edges' logs, and when to look into the caches."""
@@ -323,12 +341,16 @@ class Clients:
         except Trouble as trouble:  # worth a line, not worth a host without an agent: what the journal has is counted
             journal.get().error(f"{trouble}; it begins anew", action="usage")
         self._stores = Stores()
+        self._counts = (
+            False  # no look yet: nothing to keep, and the file may be one that only a newer agent understands
+        )
         self.soon = False  # the caches are to be looked into as soon as may be: the host is, or was, short of space
         self.fills: Mapping[str, Fill] = {}  # as the stores were at the last look
         self._scan = self._tight = self._write = 0.0  # when next (monotonic)
 
     def look(self, desired: plan.Desired) -> tuple[Mapping[str, Usage], Stores | None]:
         """What is known now; the stores when it is time to look into them again."""
+        self._counts = True
         by_container = {pods.container_name(mirror.name, Role.EDGE): mirror.name for mirror in desired.mirrors}
         lines, self._cursor = edge_log.read(tuple(by_container), self._cursor)
         grouped: dict[str, list[tuple[datetime, str]]] = {}
@@ -362,6 +384,8 @@ class Clients:
 
     def save(self) -> None:
         """Keep it for the next run.  A failure costs nothing but the newest uses."""
+        if not self._counts:
+            return
         try:
             state.save_usage(self._file, self._usage, self._cursor)
         except Trouble as trouble:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
 from appliance import CACHE, PUBLISHED, STATE, Appliance, parts, slow_pull
 
 CA = f"{STATE}/ca"

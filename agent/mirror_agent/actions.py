@@ -48,6 +48,49 @@ class CreateAuthority(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class PrepareAuthority(Action):
+    """Make the next CA, to be published beside the current one, or take over the one that an admin brought."""
+
+    def __str__(self) -> str:
+        return "prepare the next CA"
+
+
+@dataclass(frozen=True, slots=True)
+class NotePublished(Action):
+    """Remember since when every target has the next CA."""
+
+    key: str
+
+    def __str__(self) -> str:
+        return f"the next CA is published ({self.key[:8]})"
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchAuthority(Action):
+    """Issue from the next CA from now on; the one before stays trusted."""
+
+    key: str
+
+    def __str__(self) -> str:
+        return f"issue from the next CA ({self.key[:8]})"
+
+
+@dataclass(frozen=True, slots=True)
+class DropAuthority(Action):
+    """Trust a CA no more that signs nothing any more."""
+
+    key: str
+
+    @property
+    def subject(self) -> str:
+        """One CA that cannot be dropped does not hold back another."""
+        return self.key
+
+    def __str__(self) -> str:
+        return f"drop the CA ({self.key[:8]})"
+
+
+@dataclass(frozen=True, slots=True)
 class PullImage(Action):
     """Bring an image that pods need, before any unit needs it."""
 
@@ -256,6 +299,10 @@ class HoldFetches(Action):
 # The order of the steps of one round.
 ORDER: tuple[type[Action], ...] = (
     CreateAuthority,
+    PrepareAuthority,
+    NotePublished,
+    SwitchAuthority,
+    DropAuthority,
     Remember,
     PullImage,
     MakeFolder,

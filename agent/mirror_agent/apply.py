@@ -8,24 +8,26 @@ this round, and nobody else's.  Every step may be killed and repeated.
 from __future__ import annotations
 
 import itertools
-import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 
-from mirror_agent import certificates, messages, pods
+from mirror_agent import messages, pods
 from mirror_agent.actions import (
     Action,
     AnnounceAddress,
     ClaimAddress,
     CreateAuthority,
     DeleteFile,
+    DropAuthority,
     Evict,
     HoldFetches,
     IssueCertificate,
     MakeFolder,
+    NotePublished,
+    PrepareAuthority,
     ProveMirror,
     Publish,
     PullImage,
@@ -36,11 +38,25 @@ from mirror_agent.actions import (
     RestartUnits,
     StartUnits,
     StopUnits,
+    SwitchAuthority,
     WriteFile,
     WriteUnits,
 )
-from mirror_agent.host import edge_cache, files, issuers, journal, network, pairs, pull, quadlet, state, store
+from mirror_agent.host import (
+    authorities,
+    edge_cache,
+    files,
+    issuers,
+    journal,
+    network,
+    pairs,
+    pull,
+    quadlet,
+    state,
+    store,
+)
 from mirror_agent.host.containers import Containers
+from mirror_agent.host.issuers import own
 from mirror_agent.host.namespace import edge_state
 from mirror_agent.host.systemd import BusLost, Systemd
 from mirror_agent.model import File, Folder, Mirror, Proof, Role, Trouble
@@ -52,7 +68,7 @@ _log = journal.get()
 START_SECONDS = 90.0  # for a batch of units to start, stop or restart
 ANSWER_SECONDS = 15.0  # for an edge to answer after its unit is active, or has reloaded
 PULL_SECONDS = 1800.0  # for one image of a pod
-QUIET = (MakeFolder, WriteFile, Remember, ReloadSystemd)  # told at debug level only
+QUIET = (MakeFolder, NotePublished, WriteFile, Remember, ReloadSystemd)  # told at debug level only
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +123,8 @@ def _do(kind: type[Action], batch: list[Action], desired: Desired, observed: Obs
 def _one(step: Action, desired: Desired, observed: Observed, hands: Hands) -> None:
     """A step that stands alone."""
     match step:
-        case CreateAuthority():
-            _create_authority(desired)
+        case CreateAuthority() | PrepareAuthority() | NotePublished() | SwitchAuthority() | DropAuthority():
+            _authority(step, desired, observed)
         case Remember():
             _remember(step, desired, observed)
         case PullImage():
@@ -166,19 +182,33 @@ def repair(desired: Desired) -> None:
 # --- single steps --------------------------------------------------------------------------------------------
 
 
-def _create_authority(desired: Desired) -> None:
-    settings, now = desired.settings, datetime.now(UTC)
-    suffixes = sorted({settings.domain, *(mirror.host for mirror in desired.mirrors)})
-    pairs.load_or_create(
-        desired.paths.authority,
-        lambda: certificates.make_authority(
-            [name for name in suffixes if name == settings.domain or not name.endswith("." + settings.domain)],
-            [settings.network.subnet],
-            socket.gethostname(),
-            now,
-            settings.certificates.ca_days,
-        ),
-    )
+def _authority(step: Action, desired: Desired, observed: Observed) -> None:
+    """One step of a CA's life."""
+    place, settings, now = desired.paths.authority, desired.settings, datetime.now(UTC)
+    hosts = [mirror.host for mirror in desired.mirrors]
+    match step:
+        case CreateAuthority():
+            authorities.create(place, lambda: own.make_authority(settings, hosts, now))
+        case PrepareAuthority():
+            key = authorities.prepare(place, own.make_authority(settings, hosts, now))
+            _tell(step, f"a new CA is there, let all readers trust it ({key[:8]})", messages.AUTHORITY_PREPARED)
+        case NotePublished():
+            remembered = authorities.recall(place)
+            published = {**remembered.published, step.key: now}
+            authorities.remember(place, replace(remembered, published=published))
+        case SwitchAuthority():
+            leaves = [certificate.not_after for certificate in observed.certificates.values()]
+            # leaves of mirrors that are not defined just now count too: none is longer than this
+            authorities.switch(place, max([*leaves, now + timedelta(days=settings.certificates.leaf_days)]), now)
+            _tell(step, f"certificates come from the new CA now ({step.key[:8]})", messages.AUTHORITY_SWITCHED)
+        case DropAuthority():
+            authorities.drop(place, step.key)
+            _tell(step, f"a CA is not published any more ({step.key[:8]})", messages.AUTHORITY_DROPPED)
+
+
+def _tell(step: Action, text: str, message_id: str) -> None:
+    """What a person should know of a roll-over, with its explanation."""
+    _log.warning(text, action=step.action, message_id=message_id)
 
 
 def _issue(mirror: Mirror, desired: Desired, observed: Observed, hands: Hands) -> None:

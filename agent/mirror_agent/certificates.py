@@ -7,7 +7,7 @@ Times are aware and in UTC; `now` is always the caller's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv4Network
@@ -33,6 +33,7 @@ LEAF_BACKDATE = timedelta(hours=1)  # for clients whose clock is late
 JITTER = 1 / 20  # of the life, so that mirrors made together are not renewed together
 RETRY_FIRST, RETRY_LONGEST = timedelta(minutes=1), timedelta(hours=6)
 RETRY_URGENT = timedelta(minutes=5)
+WAY_OUT = "choose another host or address; or mirror-agent ca roll: a new CA that permits it"
 COMMON_NAME = 64  # longest commonName (RFC 5280, ub-common-name)
 
 type _SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -88,20 +89,27 @@ def make_authority(
 
 
 def issue(
-    authority: Pair, host: str, address: IPv4Address, now: datetime, days: int, last: Certificate | None = None
+    authority: Pair,
+    host: str,
+    address: IPv4Address,
+    now: datetime,
+    days: int,
+    last: Certificate | None = None,
+    cross: bytes = b"",
 ) -> Pair:
-    """A fresh key and a TLS server certificate for one mirror, valid for `days` from `now`.
+    """A fresh key and a TLS server certificate for one mirror, valid for `days` from `now`, or until the CA ends.
 
-    `last` is the mirror's certificate so far: a clock that stands before it is wrong.  Raises Trouble where a
-    certificate would be no good: clock, end of the CA, a name that the CA may not vouch for, a CA that is none.
+    `last` is the mirror's certificate so far: a clock that stands before it is wrong.  `cross` is what
+    `cross_sign` made of this CA: it is sent along.  Raises Trouble where a certificate would be no good: clock, end
+    of the CA, a name that the CA may not vouch for, a CA that is none.
     """
     chain, signer = _signer(authority)
     ca = chain[0]
     start = now.astimezone(UTC).replace(microsecond=0)
-    end = start + timedelta(days=days)
-    _check_times(ca, start, end, last)
+    _check_times(ca, start, last)
+    end = min(start + timedelta(days=days), ca.not_valid_after_utc)
     if reason := forbids(authority.certificate, host, address):
-        raise Trouble(_title(ca), reason, "choose another host or address, or make a new CA that permits it")
+        raise Trouble(_title(ca), reason, WAY_OUT)
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
         x509.CertificateBuilder()
@@ -122,7 +130,39 @@ def issue(
     )
     # Clients know roots only: what stands between the leaf and a root is sent along.
     sent = [certificate, *(above for above in chain if above.issuer != above.subject)]
+    if cross and _certificates(cross)[0].not_valid_after_utc > start:
+        sent += _certificates(cross)
     return Pair(_key_pem(key), b"".join(each.public_bytes(Encoding.PEM) for each in sent))
+
+
+def cross_sign(old: Pair, new: bytes, now: datetime) -> bytes:
+    """The new CA's name, key and constraints, signed by the old CA: so whoever trusts only the old one trusts both.
+
+    PEM; b"" where the old CA may not sign another one, or has ended.  Raises Trouble where it is no CA.
+    """
+    chain, signer = _signer(old)
+    ca, made = chain[0], _certificates(new)[0]
+    start = now.astimezone(UTC).replace(microsecond=0)
+    end = min(ca.not_valid_after_utc, made.not_valid_after_utc)
+    lowest = ca.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 0
+    if lowest or end <= start:
+        return b""
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(made.subject)
+        .issuer_name(ca.subject)
+        .public_key(made.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(max(start - LEAF_BACKDATE, ca.not_valid_before_utc))
+        .not_valid_after(end)
+        .add_extension(x509.AuthorityKeyIdentifier(bytes.fromhex(_subject_key(ca)), None, None), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier(bytes.fromhex(_subject_key(made))), critical=False)
+    )
+    for extension in made.extensions:
+        if isinstance(extension.value, x509.BasicConstraints | x509.KeyUsage | x509.NameConstraints):
+            builder = builder.add_extension(extension.value, extension.critical)
+    sent = [builder.sign(signer, SHA256()), *(above for above in chain if above.issuer != above.subject)]
+    return b"".join(each.public_bytes(Encoding.PEM) for each in sent)
 
 
 def forbids(authority_certificate: bytes, host: str, address: IPv4Address) -> str:
@@ -180,6 +220,8 @@ def facts(certificate_pem: bytes, key_pem: bytes | None) -> Certificate:
         issuer_key=(signer or b"").hex(),
         key_matches=key_pem is not None and _belongs(certificate, key_pem),
         subject_key=subject_key,
+        subject=_named(certificate.subject),
+        issuer=_named(certificate.issuer),
     )
 
 
@@ -203,14 +245,24 @@ def next_due(certificate: Certificate) -> datetime:
     return certificate.not_before + life * (2 / 3 + JITTER * share)
 
 
-def due(certificate: Certificate | None, mirror: Mirror, authority: Certificate, now: datetime) -> str:
+def due(
+    certificate: Certificate | None,
+    mirror: Mirror,
+    authority: Certificate,
+    now: datetime,
+    trusted: Collection[str] = (),
+) -> str:
     """Why a mirror needs a new certificate, "" when it needs none.
 
-    One that is not valid yet is due as well: `issue` then says what is wrong with the clock.
+    `trusted` are the keys of further CAs whose leaves are still good: those that the current one replaces.  A
+    certificate that is not valid yet is due as well: `issue` then says what is wrong with the clock.
     """
     if certificate is None:
         return "has no certificate"
-    return _unfit(certificate, mirror, authority) or _ended(certificate, now)
+    own = certificate.issuer_key == authority.subject_key
+    return _unfit(certificate, mirror, {authority.subject_key, *trusted}) or _ended(
+        certificate, authority.not_after if own else datetime.max.replace(tzinfo=UTC), now
+    )
 
 
 def retry(failures: int, not_after: datetime | None, now: datetime) -> timedelta:
@@ -227,10 +279,10 @@ def retry(failures: int, not_after: datetime | None, now: datetime) -> timedelta
 # --- details -------------------------------------------------------------------------------------------------
 
 
-def _unfit(certificate: Certificate, mirror: Mirror, authority: Certificate) -> str:
+def _unfit(certificate: Certificate, mirror: Mirror, trusted: Collection[str]) -> str:
     if not certificate.key_matches:
         return "the private key does not belong to the certificate"
-    if certificate.issuer_key != authority.subject_key:
+    if certificate.issuer_key not in trusted:
         return "the certificate is by another CA"
     if certificate.hosts != (mirror.host,) or certificate.addresses != (mirror.address,):
         names = ", ".join([*certificate.hosts, *map(str, certificate.addresses)])
@@ -238,17 +290,18 @@ def _unfit(certificate: Certificate, mirror: Mirror, authority: Certificate) -> 
     return ""
 
 
-def _ended(certificate: Certificate, now: datetime) -> str:
+def _ended(certificate: Certificate, latest: datetime, now: datetime) -> str:
+    """`latest` is the end that a new certificate could have: one that lasts as long is not renewed for its age."""
     if now < certificate.not_before:
         return f"the certificate is not valid before {_when(certificate.not_before)}"
     if now >= certificate.not_after:
         return f"the certificate expired at {_when(certificate.not_after)}"
-    if now >= next_due(certificate):
+    if now >= next_due(certificate) and certificate.not_after < latest:
         return f"the certificate ends at {_when(certificate.not_after)}"
     return ""
 
 
-def _check_times(ca: x509.Certificate, start: datetime, end: datetime, last: Certificate | None) -> None:
+def _check_times(ca: x509.Certificate, start: datetime, last: Certificate | None) -> None:
     began, ends = ca.not_valid_before_utc, ca.not_valid_after_utc
     if start < began:
         raise Trouble(
@@ -262,11 +315,9 @@ def _check_times(ca: x509.Certificate, start: datetime, end: datetime, last: Cer
             f"the clock says {_when(start)}, before the last certificate was made ({_when(last.not_before)})",
             "set the clock; if the clock was ahead then, remove that certificate",
         )
-    if end > ends:
+    if start >= ends:
         raise Trouble(
-            _title(ca),
-            f"ends at {_when(ends)}, before a certificate made now would ({_when(end)})",
-            "make a new CA and let every reader trust it, or shorten certificates.leaf_days",
+            _title(ca), f"ended at {_when(ends)}", "mirror-agent ca roll makes a new one, if no clock is ahead"
         )
 
 
@@ -289,7 +340,9 @@ def _signer(authority: Pair) -> tuple[list[x509.Certificate], _SigningKey]:
         may_sign = False
     if not may_sign:
         raise Trouble(
-            _title(ca), "may not sign certificates", "it needs basicConstraints CA:true and keyUsage keyCertSign"
+            _title(ca),
+            "may not sign certificates",
+            "it needs basicConstraints CA:true and keyUsage keyCertSign",
         )
     return chain, key
 
@@ -341,8 +394,12 @@ def _name(common_name: str | None) -> x509.Name:
 
 
 def _title(certificate: x509.Certificate) -> str:
-    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(names[0].value) if names else certificate.subject.rfc4514_string() or "CA"
+    return _named(certificate.subject)
+
+
+def _named(name: x509.Name) -> str:
+    names = name.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if names else name.rfc4514_string() or "CA"
 
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

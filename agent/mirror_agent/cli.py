@@ -7,7 +7,7 @@ import sys
 import typer
 
 from mirror_agent import __version__
-from mirror_agent.commands import cache, check, plan, preview, purge, render, renew, status, warm
+from mirror_agent.commands import ca, cache, check, plan, preview, purge, render, renew, status, warm
 from mirror_agent.commands.common import DONE, PROBLEM, complain
 from mirror_agent.model import Trouble
 
@@ -40,6 +40,7 @@ app.command("plan")(plan.show_plan)
 app.command("preview")(preview.preview)
 app.command("status")(status.show_status)
 app.command("renew")(renew.renew)
+app.add_typer(ca.app, name="ca")
 app.command("warm")(warm.warm)
 app.command("release")(warm.release)
 app.command("cache")(cache.show_cache)

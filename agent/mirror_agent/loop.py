@@ -241,11 +241,13 @@ class Agent:
                 self._tell((problem,))
                 self._hold(f"waits: {trouble}", (problem,))
                 return UNSETTLED_SECONDS
-            self._tell(problems)
             if desired is None or observed is None:
+                self._tell(problems)
                 self._hold(f"everything stays as it is: {len(problems)} mistakes in {self._paths.settings}", problems)
                 return LOOK_SECONDS
             now = datetime.now(UTC)
+            problems = (*problems, *plan.problems(desired, observed))
+            self._tell(problems)
             steps = plan.plan(desired, observed, now)
             self._memory.settle(desired, observed, steps)
             futile = [step for step in self._memory.due(steps, desired, now) if step in done]

@@ -87,7 +87,7 @@ class Paths:
 
     @property
     def authority(self) -> PurePosixPath:
-        """Folder (0700) of the agent's own CA: ca.key, ca.crt."""
+        """Folder (0700) of the CAs: current -> a-KEY/{ca.key, ca.crt}, while one is replaced also next -> a-KEY."""
         return self.state / "ca"
 
     @property
@@ -198,6 +198,7 @@ class CertificateSettings:
 
     ca_days: int = 3650
     leaf_days: int = 90
+    roll_days: int = 30  # that readers have to learn to trust a new CA before it is used
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +331,45 @@ class Certificate:
     issuer_key: str  # hex SubjectKeyIdentifier of the CA that signed it
     key_matches: bool = True  # the private key beside it belongs to it
     subject_key: str = ""  # hex SubjectKeyIdentifier of its own key: what a CA's leaves name as issuer_key
+    subject: str = ""  # for people
+    issuer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A CA, as readers know it: its certificate, with those above it if it is no root."""
+
+    facts: Certificate
+    pem: bytes = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """What tells CAs apart, and what their leaves name as `issuer_key`."""
+        return self.facts.subject_key
+
+
+@dataclass(frozen=True, slots=True)
+class Authorities:
+    """The CAs of this host; all of them are published."""
+
+    current: Authority  # signs
+    coming: Authority | None = None  # will sign, when readers trust it
+    old: tuple[Authority, ...] = ()  # have signed
+
+    @property
+    def all(self) -> tuple[Authority, ...]:
+        """In the order in which they began, so that what is published does not change with what signs."""
+        found = [self.current, *self.old, *([self.coming] if self.coming else ())]
+        return tuple(sorted(found, key=lambda each: (each.facts.not_before, each.key)))
+
+
+@dataclass(frozen=True, slots=True)
+class Rollover:
+    """What is remembered while a CA is replaced, by the CAs' keys.  Losing it costs time, never trust."""
+
+    published: Mapping[str, datetime] = field(default_factory=dict)  # since when every target has it
+    confirmed: frozenset[str] = frozenset()  # all readers trust it: an admin said so
+    ends: Mapping[str, datetime] = field(default_factory=dict)  # of those replaced: when their last leaf has ended
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 
 from mirror_agent import certificates, eviction
-from mirror_agent.host import files, namespace, pairs, pull, state
+from mirror_agent.host import authorities, files, namespace, pairs, pull, state
 from mirror_agent.host.containers import Containers
 from mirror_agent.host.store import Stores
 from mirror_agent.host.systemd import Systemd
@@ -20,7 +20,6 @@ from mirror_agent.model import (
     Folder,
     ImageName,
     Mirror,
-    Paths,
     Problem,
     Store,
     Trouble,
@@ -58,7 +57,8 @@ def look(
     paths = desired.paths
     found = files_of(desired)
     running = containers.states()
-    authority, trust = _authority(paths)
+    known = authorities.read(paths.authority)
+    trust = certificates.trust_bundle(*(each.pem for each in known.all)) if known else ""
     names = {service_of(path) for path in found if path.parent == paths.units}
     names |= {service_of(unit.path) for pod in desired.pods.values() for unit in pod.units}
     images = {image for pod in desired.pods.values() for image in pod.images}
@@ -86,7 +86,9 @@ def look(
         containers=running,
         edges=edges,
         certificates=_certificates(desired),
-        authority=authority,
+        authority=known.current.facts if known else None,
+        authorities=known,
+        rollover=authorities.recall(paths.authority),
         trust=trust,
         images=frozenset(image for image in images if containers.has_image(image)),
         networks=frozenset(containers.networks(NETWORK_PREFIX)),
@@ -95,6 +97,7 @@ def look(
         proofs=proofs,
         cached=cached,
         published=published,
+        unread=frozenset(target.place for target in targets(desired.settings.publish)) - published.keys(),
         stores=stores,
         kept=kept,
         fills={**seen.fills, **{name: eviction.fill(store) for name, store in stores.items()}},
@@ -141,13 +144,6 @@ def _edge(netns: str, mirror: Mirror) -> EdgeState | None:
         return namespace.edge_state(netns, mirror.host)
     except Trouble:  # the pod has just stopped: the next look sees it
         return None
-
-
-def _authority(paths: Paths) -> tuple[Certificate | None, str]:
-    if not pairs.exists(paths.authority):
-        return None, ""
-    pair = pairs.load(paths.authority)
-    return certificates.facts(pair.certificate, pair.key), certificates.trust_bundle(pair.certificate)
 
 
 def _certificates(desired: Desired) -> dict[str, Certificate]:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 
-from mirror_agent import certificates, eviction, formats, pods
+from mirror_agent import certificates, eviction, formats, pods, rollover
 from mirror_agent.actions import (
     ORDER,
     Action,
@@ -42,6 +42,7 @@ from mirror_agent.actions import (
     WriteUnits,
 )
 from mirror_agent.model import (
+    Authorities,
     Certificate,
     ContainerState,
     Document,
@@ -58,6 +59,7 @@ from mirror_agent.model import (
     Proof,
     Publication,
     Role,
+    Rollover,
     Settings,
     Store,
     Trouble,
@@ -135,8 +137,10 @@ class Observed:
     containers: tuple[ContainerState, ...] = ()
     edges: Mapping[str, EdgeState] = field(default_factory=dict)  # by mirror, those that answer
     certificates: Mapping[str, Certificate] = field(default_factory=dict)  # by mirror
-    authority: Certificate | None = None
-    trust: str = ""  # PEM of the CA
+    authority: Certificate | None = None  # the CA that signs
+    authorities: Authorities | None = None
+    rollover: Rollover = field(default_factory=Rollover)
+    trust: str = ""  # PEM of all CAs
     images: frozenset[str] = frozenset()
     networks: frozenset[str] = frozenset()  # podman's, ours only
     leases: Mapping[str, IPv4Address] = field(default_factory=dict)
@@ -144,6 +148,7 @@ class Observed:
     proofs: Mapping[str, Proof] = field(default_factory=dict)
     cached: Mapping[str, str] = field(default_factory=dict)  # by mirror: an image that some client has pulled
     published: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)  # by target, those that can be read
+    unread: frozenset[str] = frozenset()  # targets that cannot
     stores: Mapping[str, Store] = field(default_factory=dict)  # by mirror; empty when they were not looked at
     fills: Mapping[str, Fill] = field(default_factory=dict)  # by mirror: as the stores were at the last look
     kept: Mapping[str, Collection[ImageName]] = field(default_factory=dict)  # by mirror: images that are pinned
@@ -162,11 +167,16 @@ class Observed:
 
 def plan(desired: Desired, observed: Observed, now: datetime) -> tuple[Action, ...]:
     """The next steps, in the order in which they are to be done.  Empty: all is as it should be."""
-    steps = [*_host(desired, observed)]
+    steps = [*_host(desired, observed, now)]
     there: defaultdict[PurePosixPath, set[PurePosixPath]] = defaultdict(set)  # mirrors/NAME: its files
     for path in observed.files:
         there[path.parent.parent].add(path)
+    forbidden = {problem.mirror for problem in _forbidden(desired, observed)} & {
+        mirror.name for mirror in desired.mirrors if _due(mirror, observed, now)
+    }
     for mirror in desired.mirrors:
+        if mirror.name in forbidden:
+            continue
         configs = there[desired.paths.mirror(mirror.name)]
         steps += _mirror(mirror, desired.pods[mirror.name], configs, desired, observed, now)
     steps += _leftovers(desired, observed)
@@ -176,10 +186,12 @@ def plan(desired: Desired, observed: Observed, now: datetime) -> tuple[Action, .
     return tuple(sorted(steps, key=lambda step: ORDER.index(type(step))))
 
 
-def _host(desired: Desired, observed: Observed) -> Iterator[Action]:
+def _host(desired: Desired, observed: Observed, now: datetime) -> Iterator[Action]:
     """What serves all mirrors."""
     if observed.authority is None:
         yield CreateAuthority("", "no CA yet")
+    if view := rollover_view(desired, observed):
+        yield from rollover.steps(view, desired.settings.certificates, now)
     if desired.leases != observed.leases or desired.accepted != observed.accepted:
         yield Remember("", "definitions changed", desired.leases, desired.accepted)
     for image in sorted({image for pod in desired.pods.values() for image in pod.images} - observed.images):
@@ -226,10 +238,17 @@ def _prepare(
             yield WriteFile(mirror.name, "changed" if path in observed.files else "new", file)
     for path in sorted(there - wanted.keys()):
         yield DeleteFile(mirror.name, "no longer used", path)
-    if observed.authority is not None:
+    if why := _due(mirror, observed, now):
         certificate = observed.certificates.get(mirror.name)
-        if why := certificates.due(certificate, mirror, observed.authority, now):
-            yield IssueCertificate(mirror.name, why, certificate.not_after if certificate else None)
+        yield IssueCertificate(mirror.name, why, certificate.not_after if certificate else None)
+
+
+def _due(mirror: Mirror, observed: Observed, now: datetime) -> str:
+    """Why a mirror needs a new certificate, "" when it needs none."""
+    if observed.authority is None:
+        return ""
+    trusted = [old.key for old in observed.authorities.old] if observed.authorities else ()
+    return certificates.due(observed.certificates.get(mirror.name), mirror, observed.authority, now, trusted)
 
 
 def _holds(mirror: Mirror, pod: Pod, observed: Observed) -> bool:
@@ -371,6 +390,43 @@ def _evict(desired: Desired, observed: Observed, now: datetime) -> Iterator[Acti
             yield HoldFetches(name, "the disk is full, and nothing more may leave it", True)
         elif free >= floor // 2 and name in observed.held:
             yield HoldFetches(name, "there is space again", False)
+
+
+# --- certificates --------------------------------------------------------------------------------------------
+
+
+def rollover_view(desired: Desired, observed: Observed) -> rollover.View | None:
+    """The CAs and what is known about them, None where there is none yet."""
+    if observed.authorities is None:
+        return None
+    bundle = formats.trust.render(Publication((), observed.trust))
+    held = all(published.get(each.name) == each.content for each in bundle for published in observed.published.values())
+    return rollover.View(
+        observed.authorities,
+        rollover=observed.rollover,
+        published=held and not observed.unread,
+        signers={certificate.issuer_key for certificate in observed.certificates.values()},
+    )
+
+
+def problems(desired: Desired, observed: Observed) -> tuple[Problem, ...]:
+    """What the host shows to be wrong with what the admin wrote."""
+    return tuple(_forbidden(desired, observed))
+
+
+def _forbidden(desired: Desired, observed: Observed) -> Iterator[Problem]:
+    """Mirrors that the CA may not vouch for: told early, and held back where they have no certificate yet."""
+    if (known := observed.authorities) is None:
+        return
+    for mirror in desired.mirrors:
+        if not (reason := certificates.forbids(known.current.pem, mirror.host, mirror.address)):
+            continue
+        hint = certificates.WAY_OUT
+        if known.coming and not certificates.forbids(known.coming.pem, mirror.host, mirror.address):
+            view = rollover_view(desired, observed)
+            at = view and rollover.switches_at(view, desired.settings.certificates)
+            hint = f"the next CA permits it: it is used from {at:%Y-%m-%d} on, or after mirror-agent ca roll --confirm"
+        yield Problem(f"{mirror.name}.toml", "host", f"the CA {reason}", hint, mirror.name)
 
 
 # --- publication ---------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from mirror_agent import certificates
-from mirror_agent.host import files, issuers, pairs
+from mirror_agent.host import authorities, files, issuers, pairs
 from mirror_agent.model import Mirror, Paths, Trouble
 from mirror_agent.plan import Desired
 
@@ -45,6 +45,8 @@ def _renew(mirror: Mirror, desired: Desired, only_due: bool) -> str:
 
 
 def _why(mirror: Mirror, paths: Paths, now: datetime) -> str:
-    pair = pairs.load(paths.authority)
-    authority = certificates.facts(pair.certificate, pair.key)
-    return certificates.due(pairs.current(paths.mirror(mirror.name) / "tls"), mirror, authority, now)
+    known = authorities.read(paths.authority)
+    if known is None:
+        return ""
+    trusted = [old.key for old in known.old]
+    return certificates.due(pairs.current(paths.mirror(mirror.name) / "tls"), mirror, known.current.facts, now, trusted)

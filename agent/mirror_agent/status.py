@@ -9,11 +9,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from mirror_agent import certificates, rollover
 from mirror_agent.actions import Action, ProveMirror, Publish
 from mirror_agent.model import Fill, Mirror, Problem, Role, UnitState
-from mirror_agent.plan import Desired, Observed, in_doubt, unit_services
+from mirror_agent.plan import Desired, Observed, in_doubt, rollover_view, unit_services
 from mirror_agent.usage import Usage
 
+ISSUING = "issue-certificate"  # the step whose failure is a certificate's
 VERSION = 1  # of the JSON form; a change that readers must know of raises it
 
 
@@ -54,6 +56,34 @@ class CacheStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateStatus:
+    """A mirror's certificate; times are ISO 8601, "" for what is not there or not known."""
+
+    serial: str = ""  # hexadecimal, as openssl shows it
+    issuer: str = ""  # who signed it
+    not_before: str = ""
+    not_after: str = ""
+    renewal: str = ""  # when the next one is due
+    served: bool = False  # the edge shows it
+    error: str = ""  # why it could not be renewed
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityStatus:
+    """The CAs; times as above."""
+
+    stage: str = ""  # of a roll-over: see rollover.Stage; "" before the first CA
+    name: str = ""
+    key: str = ""
+    not_after: str = ""
+    rolls: str = ""  # when replacing it begins by itself
+    coming: str = ""  # the name of the next CA, "" for none
+    switches: str = ""  # when the next CA is used at the latest
+    old: tuple[str, ...] = ()  # names of those that are still trusted
+    drops: str = ""  # when the last of them is not any more
+
+
+@dataclass(frozen=True, slots=True)
 class MirrorStatus:
     """One line of the table."""
 
@@ -69,6 +99,7 @@ class MirrorStatus:
     not_after: str  # ISO 8601, "" without a certificate
     reason: str  # of what holds it back, "" for nothing
     cache: CacheStatus
+    certificate: CertificateStatus = CertificateStatus()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +114,7 @@ class Status:
     folder: str
     free: int  # bytes of the caches' file system that are free, 0 before the first look
     floor: int  # bytes of it that are to be left free
+    authority: AuthorityStatus = AuthorityStatus()
 
     @property
     def line(self) -> str:
@@ -116,7 +148,7 @@ def describe(
 ) -> Status:
     """How things are.  `steps` is what plan() would do next, `failures` the mirrors' last ones by name."""
     open_steps = tuple(steps)
-    rows = tuple(_mirror(each, desired, observed, open_steps, failures.get(each.name)) for each in desired.mirrors)
+    rows = tuple(_mirror(each, desired, observed, open_steps, failures) for each in desired.mirrors)
     return Status(
         at=now.isoformat(timespec="seconds"),
         mirrors=rows,
@@ -124,14 +156,20 @@ def describe(
         failures=tuple(failures.values()),
         publication=_publication(desired, observed, open_steps),
         folder=str(desired.settings.publish.folder or ""),
+        authority=_authority(desired, observed),
         free=min((fill.free for fill in observed.fills.values()), default=0),
         floor=desired.settings.cache.free,
     )
 
 
 def _mirror(
-    mirror: Mirror, desired: Desired, observed: Observed, steps: tuple[Action, ...], failure: Failure | None
+    mirror: Mirror,
+    desired: Desired,
+    observed: Observed,
+    steps: tuple[Action, ...],
+    failures: Mapping[str, Failure],
 ) -> MirrorStatus:
+    failure = failures.get(mirror.name)
     certificate = observed.certificates.get(mirror.name)
     proof = observed.proofs.get(mirror.name)
     return MirrorStatus(
@@ -144,7 +182,8 @@ def _mirror(
         state=_state(mirror, desired, observed, steps, failure),
         published=proof is not None and _is_published(proof.host, observed),
         proved=proof.image if proof else "",
-        not_after=certificate.not_after.isoformat() if certificate else "",
+        certificate=_certificate(mirror, observed, failures),
+        not_after=_iso(certificate.not_after if certificate else None),
         reason=failure.reason if failure else "",
         cache=_cache(mirror, observed),
     )
@@ -154,6 +193,45 @@ def _is_published(host: str, observed: Observed) -> bool:
     """Does a target say this host name at the moment?"""
     documents = (content for target in observed.published.values() for content in target.values())
     return any(host.encode() in content.split() for content in documents)
+
+
+def _certificate(mirror: Mirror, observed: Observed, failures: Mapping[str, Failure]) -> CertificateStatus:
+    found, edge = observed.certificates.get(mirror.name), observed.edges.get(mirror.name)
+    failure = failures.get(mirror.name)
+    error = failure.reason if failure and failure.step == ISSUING else ""
+    if found is None:
+        return CertificateStatus(error=error)
+    return CertificateStatus(
+        serial=f"{found.serial:x}",
+        issuer=found.issuer,
+        not_before=_iso(found.not_before),
+        not_after=_iso(found.not_after),
+        renewal=_iso(certificates.next_due(found)),
+        served=edge is not None and edge.serial == found.serial,
+        error=error,
+    )
+
+
+def _authority(desired: Desired, observed: Observed) -> AuthorityStatus:
+    view, settings = rollover_view(desired, observed), desired.settings.certificates
+    if view is None:
+        return AuthorityStatus()
+    known = view.known
+    return AuthorityStatus(
+        stage=view.stage,
+        name=known.current.facts.subject,
+        key=known.current.key,
+        not_after=_iso(known.current.facts.not_after),
+        rolls=_iso(rollover.begins_at(known.current, settings)),
+        coming=known.coming.facts.subject if known.coming else "",
+        switches=_iso(rollover.switches_at(view, settings)),
+        old=tuple(old.facts.subject for old in known.old),
+        drops=_iso(max((rollover.drops_at(old, view.rollover) for old in known.old), default=None)),
+    )
+
+
+def _iso(time: datetime | None) -> str:
+    return time.isoformat() if time else ""
 
 
 def seconds(time: str) -> float | None:

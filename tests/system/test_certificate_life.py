@@ -9,7 +9,7 @@ import pytest
 
 from appliance import CACHE, PUBLISHED, STATE, Appliance, parts, slow_pull
 
-CA = f"{STATE}/ca"
+CA = f"{STATE}/ca/current"
 QUAY = f"{STATE}/mirrors/quay/tls"
 
 # A certificate as the host's CA would have issued it at another time.  Not by the agent's own code.
@@ -118,10 +118,11 @@ def test_a_clock_that_went_back_is_told_and_waited_for(two: Appliance) -> None:
     assert "before the last certificate was made" in line["MESSAGE"]
     assert line["MESSAGE_ID"] == "5f2b0c6d1a7e4a0f9c3d8e41b7a60c21"
     assert current(two, "quay") == placed
+    two.wait(lambda: "set the clock" in two.mirror("quay").get("reason", ""), 10, "the reason in the status")
     failure = next(each for each in two.glance()["failures"] if each["mirror"] == "quay")
     waits = datetime.fromisoformat(failure["again"]) - datetime.now(UTC)
     assert timedelta(seconds=30) < waits <= timedelta(minutes=1)
-    assert "set the clock" in two.mirror("quay")["reason"]
+    assert "set the clock" in two.mirror("quay")["certificate"]["error"]
     assert two.mirror("ghcr")["reason"] == ""
     explained = two.sh(f"journalctl -x -t mirror-agent MESSAGE_ID={line['MESSAGE_ID']}")
     assert "The certificate of mirror quay could not be renewed" in explained
@@ -173,12 +174,11 @@ def test_no_key_leaves_its_folder(two: Appliance) -> None:
     for key in mounted:
         assert key.startswith(tuple(f"{STATE}/mirrors/{name}/tls/g-" for name in ("quay", "ghcr"))), key
     # by content: a copy of the CA's key would not need to look like one
-    authority = two.sh(f"grep -v -e ----- {CA}/ca.key | head -n1").strip()
-    assert two.sh(
-        f"grep -rlF --devices=skip '{authority}' {STATE} {PUBLISHED} /etc /run/mirror-agent || true"
-    ).split() == [f"{CA}/ca.key"]
+    authority, place = two.sh(f"grep -v -e ----- {CA}/ca.key | head -n1; realpath {CA}/ca.key").split()
+    copies = f"grep -rlF --devices=skip '{authority}' {STATE} {PUBLISHED} /etc /run/mirror-agent || true"
+    assert two.sh(copies).split() == [place]
     everywhere = two.sh(keys.format(f"{STATE} {PUBLISHED} /run/mirror-agent /etc/mirror-agent /etc/containers")).split()
-    assert set(everywhere) == {*mounted, f"{CA}/ca.key"}
+    assert set(everywhere) == {*mounted, place}
     facts = two.sh(
         f"stat -c '%a %u' {' '.join(everywhere)}; for k in {' '.join(everywhere)}; do stat -c '%a' $(dirname $k); done"
     )

@@ -21,8 +21,8 @@ import pytest
 
 from mirror_agent import certificates
 from mirror_agent.certificates import Pair
-from mirror_agent.host import files, pairs
-from mirror_agent.model import File, Trouble
+from mirror_agent.host import authorities, files, pairs
+from mirror_agent.model import File, Rollover, Trouble
 
 ME = os.geteuid()
 NOW = datetime(2026, 11, 24, 7, 0, tzinfo=UTC)
@@ -227,28 +227,102 @@ def test_a_broken_pair_is_replaced(tmp_path: Path, how: str) -> None:
 # --- the CA --------------------------------------------------------------------------------------------------
 
 ANOTHER = certificates.make_authority(("mirror.lan",), (IPv4Network("10.0.0.0/24"),), "appliance", NOW, 3650)
+ENDS = NOW + timedelta(days=90)
+
+
+def key(pair: Pair) -> str:
+    return certificates.facts(pair.certificate, None).subject_key
+
+
+def create(place: PurePosixPath) -> None:
+    authorities.create(place / "ca", lambda: AUTHORITY, ME)
+
+
+def prepared(place: PurePosixPath) -> None:
+    create(place)
+    authorities.prepare(place / "ca", ANOTHER, ME)
+
+
+def switch(place: PurePosixPath) -> None:
+    authorities.switch(place / "ca", ENDS, NOW, ME)
+
+
+def switched(place: PurePosixPath) -> None:
+    prepared(place)
+    switch(place)
+
+
+def modes(place: PurePosixPath) -> dict[str, int]:
+    files_there = [path for path in Path(place / "ca").rglob("*") if not path.is_symlink()]
+    return {path.name: path.stat().st_mode & 0o777 for path in files_there}
 
 
 @pytest.mark.parametrize("how", [KILL, FAIL])
 def test_a_ca_is_never_half_and_never_replaced(tmp_path: Path, how: str) -> None:
-    def create(place: PurePosixPath) -> Pair:
-        return pairs.load_or_create(place / "ca", lambda: AUTHORITY, ME)
-
-    left = every_interruption(tmp_path, nothing, create, how)
     results = set()
-    for place in left:
-        visible = {path.name for path in Path(place).glob("ca/ca.*")}
-        complete = pairs.load(place / "ca") if pairs.exists(place / "ca") else None
-        pair = pairs.load_or_create(place / "ca", lambda: ANOTHER, ME)
-        assert complete in (None, pair)
-        assert pair in (AUTHORITY, ANOTHER)
+    for place in every_interruption(tmp_path, nothing, create, how):
+        known = authorities.read(place / "ca")
+        there = {path.name for path in Path(place).glob("ca/a-*")}
+        pair = authorities.create(place / "ca", lambda: ANOTHER, ME)
         results.add(pair)
-        if visible:
+        assert pair == authorities.load(place / "ca")
+        if known or there:
             assert pair == AUTHORITY
-        assert pairs.load(place / "ca") == pair
-        assert {name: os.stat(place / "ca" / name).st_mode & 0o777 for name in os.listdir(place / "ca")} == {
-            "ca.key": 0o600,
-            "ca.crt": 0o644,
-        }
+        assert modes(place) == {f"a-{key(pair)[:16]}": 0o700, "ca.key": 0o600, "ca.crt": 0o644}
         assert os.stat(place / "ca").st_mode & 0o777 == 0o700
     assert results == {AUTHORITY, ANOTHER}
+
+
+@pytest.mark.parametrize("how", [KILL, FAIL])
+def test_a_next_ca_is_whole_or_not_there(tmp_path: Path, how: str) -> None:
+    def prepare(place: PurePosixPath) -> str:
+        return authorities.prepare(place / "ca", ANOTHER, ME)
+
+    seen = set()
+    for place in every_interruption(tmp_path, create, prepare, how):
+        known = authorities.read(place / "ca")
+        assert known is not None
+        assert (known.current.key, known.old) == (key(AUTHORITY), ())
+        seen.add(known.coming and known.coming.key)
+        assert prepare(place) == key(ANOTHER)
+        again = authorities.read(place / "ca")
+        assert again is not None
+        assert again.coming is not None
+        assert (again.coming.key, again.current.key, again.old) == (key(ANOTHER), key(AUTHORITY), ())
+    assert seen == {None, key(ANOTHER)}
+
+
+@pytest.mark.parametrize("how", [KILL, FAIL])
+def test_what_signs_changes_in_one_step(tmp_path: Path, how: str) -> None:
+    """And both are published at every moment."""
+    seen = set()
+    for place in every_interruption(tmp_path, prepared, switch, how):
+        known = authorities.read(place / "ca")
+        assert known is not None
+        assert {each.key for each in known.all} == {key(AUTHORITY), key(ANOTHER)}
+        signs = authorities.load(place / "ca")
+        seen.add(signs)
+        if signs == ANOTHER:
+            assert authorities.cross(place / "ca") != b""
+            assert authorities.recall(place / "ca").ends == {key(AUTHORITY): ENDS}
+            assert known.coming is None
+        else:
+            switch(place)
+        assert authorities.load(place / "ca") == ANOTHER
+    assert seen == {AUTHORITY, ANOTHER}
+
+
+@pytest.mark.parametrize("how", [KILL, FAIL])
+def test_an_old_ca_goes(tmp_path: Path, how: str) -> None:
+    def drop(place: PurePosixPath) -> None:
+        authorities.drop(place / "ca", key(AUTHORITY), ME)
+
+    for place in every_interruption(tmp_path, switched, drop, how):
+        assert authorities.load(place / "ca") == ANOTHER
+        assert authorities.read(place / "ca") is not None
+        drop(place)
+        known = authorities.read(place / "ca")
+        assert known is not None
+        assert [each.key for each in known.all] == [key(ANOTHER)]
+        assert authorities.recall(place / "ca") == Rollover()
+        assert authorities.cross(place / "ca") == b""

@@ -84,7 +84,12 @@ def test_commands_and_their_options_exist(page: Path) -> None:
             assert verb == "--help"
             continue
         assert verb in COMMANDS, f"no such command: mirror-agent {verb}"
-        options = {option for parameter in COMMANDS[verb].params for option in parameter.opts}
+        command = COMMANDS[verb]
+        if below := getattr(command, "commands", None):  # a group, as `ca`
+            assert rest, f"mirror-agent {verb} is no command by itself"
+            assert rest[0] in below, f"no such command: mirror-agent {verb} {rest[0]}"
+            command = below[rest[0]]
+        options = {option for parameter in command.params for option in parameter.opts}
         given = {word.partition("=")[0] for word in rest if word.startswith("--")}
         assert given <= options | {"--help"}, f"no such option of mirror-agent {verb}: {given - options}"
 

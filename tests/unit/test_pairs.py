@@ -12,7 +12,7 @@ import pytest
 
 from mirror_agent import certificates
 from mirror_agent.certificates import Pair
-from mirror_agent.host import files, pairs
+from mirror_agent.host import pairs
 from mirror_agent.model import Trouble
 
 ME = os.geteuid()
@@ -202,58 +202,3 @@ def test_running_out_of_descriptors_is_no_damage(tls: PurePosixPath) -> None:
         for hole in holes:
             os.close(hole)
     assert snapshot(tls) == before
-
-
-# --- the CA --------------------------------------------------------------------------------------------------
-
-
-def no_other() -> Pair:
-    raise AssertionError("a second CA was made")
-
-
-def test_a_ca_is_made_once(tmp_path: Path) -> None:
-    place = PurePosixPath(tmp_path / "ca")
-    assert not pairs.exists(place)
-    pair = pairs.load_or_create(place, authority, ME)
-    assert pairs.exists(place)
-    before = snapshot(place)
-    assert pairs.load_or_create(place, no_other, ME) == pairs.load(place) == pair
-    assert snapshot(place) == before
-    certificates.issue(pair, "quay.mirror.lan", IPv4Address("10.0.0.4"), NOW, 90)
-
-
-def test_an_empty_folder_of_the_package_is_used(tmp_path: Path) -> None:
-    (tmp_path / "ca").mkdir(0o755)
-    pairs.load_or_create(PurePosixPath(tmp_path / "ca"), authority, ME)
-    assert stat.S_IMODE((tmp_path / "ca").stat().st_mode) == 0o700
-
-
-def test_an_admin_s_own_ca_is_taken(tmp_path: Path) -> None:
-    (tmp_path / "ca.key").write_bytes(CA.key)
-    (tmp_path / "ca.crt").write_bytes(b"Our CA\n" + CA.certificate)
-    assert pairs.load_or_create(PurePosixPath(tmp_path), no_other, ME).key == CA.key
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "reason"),
-    [
-        ("ca.key", None, "ca.key: is missing"),
-        ("ca.crt", None, "ca.crt: is missing"),
-        ("ca.key", b"", "ca.key: is not the key of ca.crt"),
-        ("ca.key", FIRST.key, "ca.key: is not the key of ca.crt"),
-        ("ca.crt", b"", "ca.crt: holds no certificate"),
-        ("ca.crt", CA.certificate[:99], "ca.crt: holds no certificate"),
-        ("ca.crt", b"#" * (files.DEFINITION_LIMIT + 1), "ca.crt: is larger than"),
-    ],
-)
-def test_a_damaged_ca_is_told_and_left_alone(tmp_path: Path, name: str, content: bytes | None, reason: str) -> None:
-    place = PurePosixPath(tmp_path / "ca")
-    pairs.load_or_create(place, lambda: CA, ME)
-    path = Path(place / name)
-    path.unlink() if content is None else path.write_bytes(content)
-    before = snapshot(place)
-    assert pairs.exists(place)
-    with pytest.raises(Trouble, match=reason) as caught:
-        pairs.load_or_create(place, no_other, ME)
-    assert caught.value.hint
-    assert snapshot(place) == before

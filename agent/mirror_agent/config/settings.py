@@ -96,12 +96,26 @@ class CertificatesTable(Table):
         default=_CERTIFICATES.leaf_days, examples=["90"], validate_default=True
     )
 
+    roll_days: Annotated[int, values.days(1, 365)] = Field(
+        default=_CERTIFICATES.roll_days, examples=["30"], validate_default=True
+    )
+
     @field_validator("leaf_days")
     @classmethod
     def _shorter(cls, days: int, info: ValidationInfo) -> int:
-        # A leaf never outlives its CA, and the CA must be there long enough to be rolled over.
+        # A leaf never outlives its CA.
         if days * 2 > info.data.get("ca_days", days * 2):
             raise Mistake(f"{days} is more than half of ca_days", "a CA must live at least twice as long")
+        return days
+
+    @field_validator("roll_days")
+    @classmethod
+    def _in_time(cls, days: int, info: ValidationInfo) -> int:
+        # It is replaced 2 roll_days before its last full leaf; the new one must be in use for a while by then.
+        both = 2 * (days + info.data.get("leaf_days", 0))
+        if both > info.data.get("ca_days", both):
+            reason = f"{days} is too much: with leaf_days, more than half of ca_days"
+            raise Mistake(reason, "a CA must live long enough to be replaced")
         return days
 
 
@@ -154,7 +168,7 @@ def parse_settings(file: str, content: bytes) -> tuple[Settings | None, tuple[Pr
         network=NetworkSettings(lan.parent, lan.subnet, lan.gateway, *lan.range, dns=tuple(lan.dns)),
         cache=CacheSettings(table.cache.path, table.cache.budget, table.cache.free),
         images=ImageSettings(table.images.edge, table.images.registry),
-        certificates=CertificateSettings(table.certificates.ca_days, table.certificates.leaf_days),
+        certificates=CertificateSettings(**dict(table.certificates)),
         publish=PublishSettings(table.publish.folder.path if table.publish.folder else None),
     ), ()
 

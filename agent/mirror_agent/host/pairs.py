@@ -4,34 +4,28 @@ A mirror's tls/ folder holds generations and one link: `current -> g-SERIAL/{tls
 under another name, synced, read back, renamed into place; then the link is swapped by rename.  The generation before
 it is kept for a way back.  The folder belongs to the edge's user, so nothing in it is believed: every step works on
 open folders and follows no link but `current`, whose target must be a plain generation name.
-
-The CA's folder holds ca.key and ca.crt, made once and never overwritten.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import PurePosixPath
 
 from mirror_agent import certificates
-from mirror_agent.certificates import Pair
 from mirror_agent.host import files
-from mirror_agent.model import Certificate, Folder, Trouble
+from mirror_agent.model import Certificate, Trouble
 
 LIMIT = 64 * 1024  # bytes of a key or of a certificate with its chain
 
 _CURRENT = "current"
 _KEY, _CERTIFICATE = "tls.key", "tls.crt"
-_CA_KEY, _CA_CERTIFICATE = "ca.key", "ca.crt"
-_STAGE = ".new"  # where a CA is made before it is one
 _GENERATION = re.compile(r"g-[0-9a-f]{1,40}")
 # No such file, a file for a folder or the reverse, a link, a device or socket, a bad sector.
-_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EIO}
+DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EIO}
 
 
 # --- a mirror's certificate ----------------------------------------------------------------------------------
@@ -47,11 +41,11 @@ def install(tls: PurePosixPath, key: bytes, certificate: bytes, owner: int) -> s
     if not fresh.key_matches:
         raise Trouble(str(tls), "the new key does not belong to the new certificate")
     name = f"g-{fresh.serial:x}"
-    with _opened(tls, "written") as folder:
+    with opened(tls, "written") as folder:
         files.sweep_in(folder)
         before = _target(folder)
         if _pair(folder, name) != (key, certificate):
-            _make(folder, name, {_KEY: key, _CERTIFICATE: certificate}, owner)
+            make_generation(folder, name, {_KEY: key, _CERTIFICATE: certificate}, owner)
         files.swap_link_in(folder, _CURRENT, name)
         keep = before if before != name and _good(folder, before) else _previous(folder, name)
         _prune(folder, {name, keep})
@@ -62,7 +56,7 @@ def current(tls: PurePosixPath) -> Certificate | None:
     """What a mirror's certificate says, None where there is none that can be read.  Changes nothing."""
     if files.folder(tls) is None:
         return None
-    with _opened(tls, "read") as folder:
+    with opened(tls, "read") as folder:
         key, certificate = _pair(folder, _target(folder))
     with suppress(ValueError):
         return certificates.facts(certificate, key)
@@ -76,7 +70,7 @@ def repair(tls: PurePosixPath) -> str:
     """
     if files.folder(tls) is None:
         return ""
-    with _opened(tls, "repaired") as folder:
+    with opened(tls, "repaired") as folder:
         files.sweep_in(folder)
         target = _target(folder)
         if _good(folder, target) or not (good := _previous(folder, target)):
@@ -90,7 +84,7 @@ def rollback(tls: PurePosixPath) -> str:
 
     Raises Trouble where there is no good one to go back to.
     """
-    with _opened(tls, "rolled back") as folder:
+    with opened(tls, "rolled back") as folder:
         failed = _target(folder)
         good = _previous(folder, failed)
         if not good:
@@ -100,102 +94,17 @@ def rollback(tls: PurePosixPath) -> str:
     return good
 
 
-# --- the CA --------------------------------------------------------------------------------------------------
-
-
-def load_or_create(authority: PurePosixPath, make: Callable[[], tuple[bytes, bytes]], owner: int = 0) -> Pair:
-    """The CA's key and certificate; made, if this host has none yet.
-
-    Never half a CA: both files are complete in a folder beside before the first is put in place, and what was
-    interrupted is finished from there.  Never another CA: a pair that is damaged or incomplete is a Trouble.
-    """
-    files.ensure_folder(Folder(authority, 0o700, owner))
-    with _opened(authority, "written") as folder:
-        files.sweep_in(folder)
-        there = set(os.listdir(folder))
-        if not there & {_CA_KEY, _CA_CERTIFICATE} and not _staged(folder):
-            files.remove_tree_in(folder, _STAGE)
-            key, certificate = make()
-            _make(folder, _STAGE, {_CA_KEY: key, _CA_CERTIFICATE: certificate}, owner)
-        if not {_CA_KEY, _CA_CERTIFICATE} <= there:
-            _finish(folder)
-        if not {_CA_KEY, _CA_CERTIFICATE} <= there or _STAGE in there:
-            files.remove_tree_in(folder, _STAGE)
-            os.fsync(folder)
-    return load(authority)
-
-
-def exists(authority: PurePosixPath) -> bool:
-    """Tell whether there is a CA, whole or damaged.
-
-    An interrupted creation is none yet: `load_or_create` finishes it.
-    """
-    if files.folder(authority) is None:
-        return False
-    with _opened(authority, "read") as folder:
-        there = set(os.listdir(folder))
-    names = {_CA_KEY, _CA_CERTIFICATE}
-    return names <= there or (bool(names & there) and _STAGE not in there)
-
-
-def load(authority: PurePosixPath) -> Pair:
-    """The CA's key and certificate, as they are.  Raises Trouble where one is missing or they do not match."""
-    hint = "bring back both from a backup; for a new CA, which all readers must learn to trust, move the folder away"
-    parts: list[bytes] = []
-    for name in (_CA_KEY, _CA_CERTIFICATE):
-        if (part := files.read(authority / name, LIMIT)) is None:
-            raise Trouble(str(authority / name), "is missing", hint)
-        parts.append(part)
-    pair = Pair(*parts)
-    try:
-        matches = certificates.facts(pair.certificate, pair.key).key_matches
-    except ValueError as error:
-        raise Trouble(str(authority / _CA_CERTIFICATE), "holds no certificate that can be read", hint) from error
-    if not matches:
-        raise Trouble(str(authority / _CA_KEY), f"is not the key of {_CA_CERTIFICATE}, or cannot be read", hint)
-    return pair
-
-
-@contextmanager
-def locked(authority: PurePosixPath) -> Iterator[None]:
-    """Hold the certificates of this host against another process that would change them: the agent, the command.
-
-    Raises Trouble where there is no CA yet.
-    """
-    with _opened(authority, "locked") as folder:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-
-
-def _staged(folder: int) -> bool:
-    """Tell whether a new CA was made completely and not put in place yet."""
-    try:
-        with files.opened(PurePosixPath(_STAGE), inside=folder, follow=False) as stage:
-            parts = [files.read_in(stage, PurePosixPath(name), LIMIT) for name in (_CA_KEY, _CA_CERTIFICATE)]
-    except FileNotFoundError:
-        return False
-    return all(parts)
-
-
-def _finish(folder: int) -> None:
-    """Put in place what was made.  A link instead of a rename: it never replaces a file that is there."""
-    with suppress(FileNotFoundError), files.opened(PurePosixPath(_STAGE), inside=folder, follow=False) as stage:
-        for name in (_CA_KEY, _CA_CERTIFICATE):
-            with suppress(FileExistsError, FileNotFoundError):
-                os.link(name, name, src_dir_fd=stage, dst_dir_fd=folder, follow_symlinks=False)
-    os.fsync(folder)
-
-
 # --- details -------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _opened(path: PurePosixPath, doing: str) -> Iterator[int]:
+def opened(path: PurePosixPath, doing: str) -> Iterator[int]:
+    """A descriptor of a folder of ours; what goes wrong with it is told as `doing`.  No link is followed."""
     with files.told(path, doing), files.opened(path, follow=False) as folder:
         yield folder
 
 
-def _make(folder: int, name: str, contents: dict[str, bytes], owner: int) -> None:
+def make_generation(folder: int, name: str, contents: dict[str, bytes], owner: int) -> None:
     """A folder with files in it, all at once: built under another name, synced, read back, renamed into place."""
     temporary = files.temporary_name()
     os.mkdir(temporary, 0o700, dir_fd=folder)
@@ -224,7 +133,7 @@ def _target(folder: int) -> str:
     try:
         target = os.readlink(_CURRENT, dir_fd=folder)
     except OSError as error:
-        if error.errno not in _DAMAGE:
+        if error.errno not in DAMAGE:
             raise
         return ""
     return target if _GENERATION.fullmatch(target) else ""
@@ -241,7 +150,7 @@ def _pair(folder: int, name: str) -> tuple[bytes, bytes]:
         with files.opened(PurePosixPath(name), inside=folder, follow=False) as inner:
             parts = [files.read_in(inner, PurePosixPath(file), LIMIT) for file in (_KEY, _CERTIFICATE)]
     except OSError as error:
-        if error.errno not in _DAMAGE:
+        if error.errno not in DAMAGE:
             raise
         return b"", b""
     return parts[0] or b"", parts[1] or b""

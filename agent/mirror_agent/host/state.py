@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
 from mirror_agent.host import files
-from mirror_agent.model import File, ImageName, Proof, Trouble
+from mirror_agent.model import File, ImageName, Proof, Rollover, Trouble
 from mirror_agent.usage import Counters, Usage
 
 VERSION = 1
@@ -29,6 +29,9 @@ _NAME = r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?"
 _ACCEPTED = re.compile(rf"({_NAME})\.toml")
 
 type _Name = Annotated[str, StringConstraints(pattern=f"^{_NAME}$")]
+
+
+type _Key = Annotated[str, StringConstraints(pattern="^([0-9a-f]{2}){1,64}$")]
 
 
 class _Stored(BaseModel):
@@ -76,6 +79,13 @@ class _Usage(_Stored):
 class _Keeps(_Stored):
     version: Literal[1] = 1
     keeps: dict[_Name, dict[_Name, list[str]]]  # set → mirror → "repository@digest"
+
+
+class _Rollover(_Stored):
+    version: Literal[1] = 1
+    published: dict[_Key, AwareDatetime]
+    confirmed: list[_Key]
+    ends: dict[_Key, AwareDatetime]
 
 
 def load_leases(path: PurePosixPath) -> Mapping[str, IPv4Address]:
@@ -164,6 +174,21 @@ def save_keeps(path: PurePosixPath, keeps: Mapping[str, Mapping[str, Collection[
         for name, mirrors in sorted(keeps.items())
     }
     return _save(path, _Keeps(keeps=stored), owner)
+
+
+def load_rollover(path: PurePosixPath) -> Rollover:
+    """What is remembered while a CA is replaced; nothing where there is no file.
+
+    Raises Trouble where the file is damaged or written by a newer agent.
+    """
+    stored = _load(path, _Rollover, LIMIT, "a CA that is being replaced is then replaced later")
+    return Rollover(stored.published, frozenset(stored.confirmed), stored.ends) if stored else Rollover()
+
+
+def save_rollover(path: PurePosixPath, rollover: Rollover, owner: int = 0) -> bool:
+    """Remember moments of a roll-over.  True when the file was not already so."""
+    published, ends = (dict(sorted(each.items())) for each in (rollover.published, rollover.ends))
+    return _save(path, _Rollover(published=published, confirmed=sorted(rollover.confirmed), ends=ends), owner)
 
 
 def load_accepted(folder: PurePosixPath) -> Mapping[str, bytes]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from mirror_agent import pods
 from mirror_agent.certificates import Pair
-from mirror_agent.host import pairs
+from mirror_agent.host import authorities, pairs
 from mirror_agent.host.issuers import own
 from mirror_agent.host.issuers.order import Order
 
@@ -24,6 +24,6 @@ def renew(order: Order) -> None:
 
     The agent and `mirror-agent renew` may do so at the same time: one waits for the other.  Raises Trouble.
     """
-    with pairs.locked(order.paths.authority):
+    with authorities.locked(order.paths.authority):
         pair = ISSUERS["own"](order)
         pairs.install(order.paths.mirror(order.mirror.name) / "tls", pair.key, pair.certificate, pods.EDGE_ID)

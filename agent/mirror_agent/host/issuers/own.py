@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterable
+from datetime import datetime
+
 from mirror_agent import certificates
 from mirror_agent.certificates import Pair
-from mirror_agent.host import pairs
+from mirror_agent.host import authorities
 from mirror_agent.host.issuers.order import Order
+from mirror_agent.model import Settings
 
 
 def issue(order: Order) -> Pair:
     """Sign a fresh key with the CA of this host.  Raises Trouble."""
-    authority = pairs.load(order.paths.authority)
-    mirror, days = order.mirror, order.settings.leaf_days
-    return certificates.issue(authority, mirror.host, mirror.address, order.now, days, order.last)
+    place, mirror, days = order.paths.authority, order.mirror, order.settings.leaf_days
+    cross = authorities.cross(place)
+    return certificates.issue(authorities.load(place), mirror.host, mirror.address, order.now, days, order.last, cross)
+
+
+def make_authority(settings: Settings, hosts: Iterable[str], now: datetime) -> Pair:
+    """A new CA that may vouch for the settings' domain and LAN, and for those hosts that lie elsewhere."""
+    below = "." + settings.domain
+    elsewhere = {host for host in hosts if host != settings.domain and not host.endswith(below)}
+    names, networks = [settings.domain, *sorted(elsewhere)], [settings.network.subnet]
+    return certificates.make_authority(names, networks, socket.gethostname(), now, settings.certificates.ca_days)

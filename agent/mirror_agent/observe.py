@@ -20,6 +20,7 @@ from mirror_agent.model import (
     Folder,
     ImageName,
     Mirror,
+    Paths,
     Problem,
     Store,
     Trouble,

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from mirror_agent import certificates, plan
 from mirror_agent.commands.common import PROBLEM, JsonOption, complain, counted, read_files, screen, show_json
-from mirror_agent.host import files, pairs, state, warming
+from mirror_agent.host import authorities, files, state, warming
 from mirror_agent.model import Folder, ImageName, Paths, Trouble
 from mirror_agent.references import Wanted, listed, resolve
 from mirror_agent.status import size
@@ -68,7 +68,7 @@ def warm(
         troubles[each.text] = Trouble(each.mirror, "the mirror does not run", "mirror-agent status")
     run = warming.Warming(
         sources,
-        certificates.trust_bundle(pairs.load(paths.authority).certificate),
+        certificates.trust_bundle(authorities.load(paths.authority).certificate),
         platforms or [f"linux/{_MACHINES.get(platform.machine(), platform.machine())}"],
         jobs,
         lambda mirror, image: _keep(paths, keep, mirror, image) if keep else None,

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+
 from appliance import AGENT_TOML, STATE, Appliance
 
 OUTSIDE = 'source = "gcr.io"\nhost = "gcr.outside.example"\n'

@@ -208,6 +208,6 @@ json.dump({path: sorted(digests) for path, digests in seen.items()}, open("/tmp/
 
 
 def collect(appliance: Appliance, into: dict[str, set[str]]) -> None:
-    for line in appliance.sh("find /srv/publish -type f -exec sha256sum {} +").splitlines():
+    for line in appliance.sh("find /srv/publish -type f ! -name '.*' -exec sha256sum {} +").splitlines():
         digest, path = line.split()
         into.setdefault(path, set()).add(digest)

@@ -130,7 +130,7 @@ def test_every_make_target_for_people_is_explained() -> None:
 
 
 def test_the_pictures_are_those_that_the_script_draws() -> None:
-    check = [sys.executable, REPO / "docs/make-pictures", "--check"]
+    check = [sys.executable, str(REPO / "docs/make-pictures"), "--check"]
     drawn = subprocess.run(check, capture_output=True, text=True, check=False)
     assert drawn.returncode == 0, drawn.stdout + drawn.stderr
 

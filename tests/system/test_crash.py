@@ -23,7 +23,10 @@ CHANGES = (
     (f"rm -f ghcr.toml registry-k8s.toml; cp {EXAMPLES}/quay.toml .", "stop-units delete-file restart-units"),
     (ALL, "read claim-address start-units prove-mirror publish"),
 )
-FIRST = "create-authority pull-image write-units claim-address issue-certificate start-units announce-address prove-mirror publish"
+FIRST = (
+    "create-authority pull-image write-units claim-address issue-certificate "
+    "start-units announce-address prove-mirror publish"
+)
 
 # Starts the agent and kills it at its first line about a step; says whether there was one. Without: after 4 s.
 _KILL = """

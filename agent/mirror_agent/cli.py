@@ -7,7 +7,21 @@ import sys
 import typer
 
 from mirror_agent import __version__
-from mirror_agent.commands import ca, cache, check, plan, preview, purge, render, renew, status, warm
+from mirror_agent.commands import (
+    ca,
+    cache,
+    check,
+    init,
+    logs,
+    plan,
+    preview,
+    publish,
+    purge,
+    render,
+    renew,
+    status,
+    warm,
+)
 from mirror_agent.commands.common import DONE, PROBLEM, complain
 from mirror_agent.model import Trouble
 
@@ -34,11 +48,14 @@ def version() -> None:
 
 
 # A command is a file of commands/ and a row here; `--help` shows them in this order.
+app.command("init")(init.init)
 app.command("check")(check.check)
 app.command("render")(render.render)
 app.command("plan")(plan.show_plan)
 app.command("preview")(preview.preview)
 app.command("status")(status.show_status)
+app.command("logs")(logs.logs)
+app.command("publish")(publish.publish)
 app.command("renew")(renew.renew)
 app.add_typer(ca.app, name="ca")
 app.command("warm")(warm.warm)
@@ -56,9 +73,19 @@ def main() -> int:
     except Trouble as trouble:
         complain([str(trouble)])
         return PROBLEM
+    except ModuleNotFoundError as missing:
+        complain([_library(missing)])
+        return PROBLEM
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "show"):  # click's own: wrong usage
             error.show()
             return int(error.exit_code)
         raise
     return code if isinstance(code, int) else DONE
+
+
+def _library(missing: ModuleNotFoundError) -> str:
+    """What to install: `check`, `render`, `preview` and `init` do without what the agent itself needs."""
+    name = (missing.name or "").partition(".")[0]
+    package = {"gi": "python3-gobject (Debian: python3-gi)", "yaml": "python3-pyyaml (Debian: python3-yaml)"}
+    return f"this command needs the Python library {name!r}: install {package.get(name, f'python3-{name}')}"

@@ -9,11 +9,10 @@ that a mirror keeps.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path, PurePosixPath
 
@@ -162,10 +161,6 @@ class Definition:
     budget: int | None = None  # bytes; None: the settings' budget
     fresh: int = 60  # seconds that a tag is served without asking the upstream
     probe: str | None = None  # "repository:tag", small; the first real pull of a new mirror
-    keep: int | None = (
-        None  # seconds without a use after which an image leaves the cache; None: as long as there is room
-    )
-    allow: tuple[str, ...] = ()  # globs of the repositories that are served; empty: all
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +238,6 @@ class Mirror:
     budget: int  # bytes
     fresh: int  # seconds
     probe: str | None
-    keep: int | None = None  # seconds
-    allow: tuple[str, ...] = ()  # globs of repositories; empty: all
 
     @property
     def upstream(self) -> str:
@@ -259,11 +252,6 @@ class Mirror:
         """
         _, slash, path = source.partition("/")
         return self.host + slash + path
-
-
-def served(image: str, allow: Collection[str]) -> bool:
-    """May clients have this "repository:tag"?  `*` in a glob is any number of characters, `/` too; no glob is all."""
-    return not allow or any(fnmatchcase(image.partition(":")[0], glob) for glob in allow)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,17 @@ SettingsOption = Annotated[Path | None, typer.Option("--settings", metavar="FILE
 DefinitionsOption = Annotated[
     Path | None, typer.Option("--definitions", metavar="DIR", help="Read this folder of definitions instead.")
 ]
+
+
+def mirrors() -> list[str]:
+    """The names that a shell may complete: of the mirrors that there are, whoever asks."""
+    try:
+        return [str(row["name"]) for row in json.loads(Path(Paths().status).read_bytes())["mirrors"]]
+    except (OSError, ValueError, LookupError):
+        return []
+
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The mirror.", autocompletion=mirrors)]
 JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 # --- what people see -----------------------------------------------------------------------------------------

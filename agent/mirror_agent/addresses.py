@@ -32,6 +32,7 @@ def resolve(definition: Definition, address: IPv4Address, settings: Settings) ->
         budget=settings.cache.budget if definition.budget is None else definition.budget,
         fresh=definition.fresh,
         probe=definition.probe,
+        tls=definition.tls,
     )
 
 

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from mirror_agent.config import registries, values
 from mirror_agent.config.toml import LARGEST_FILE, Table, parse
 from mirror_agent.config.words import Mistake, kind, plain, safe, shown, text
-from mirror_agent.model import Candidate, Definition, Policy, Problem, Settings
+from mirror_agent.model import Candidate, Definition, Policy, Problem, Settings, Tls
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 SUFFIX = ".toml"
@@ -61,11 +61,22 @@ class CacheTable(Table):
     fresh: Annotated[int, text(values.fresh)] = Field(default=60, examples=['"60s"'])
 
 
+class TlsTable(Table):
+    """[tls]: a certificate of the admin's own for this mirror."""
+
+    certificate: Annotated[Path, text(values.own_file)] = Field(examples=['"/etc/mirror-agent/tls/quay.crt"'])
+    key: Annotated[Path, text(values.own_file)] = Field(examples=['"/etc/mirror-agent/tls/quay.key"'])
+    ca: Annotated[Path | None, text(values.own_file)] = Field(
+        default=None, examples=['"/etc/mirror-agent/tls/company.crt"']
+    )
+
+
 class DefinitionTable(Table):
     """A definition file.  The order counts: a key is checked against those before it."""
 
     upstream: UpstreamTable = UpstreamTable()
     cache: CacheTable = CacheTable()
+    tls: TlsTable | None = None
     policy: Annotated[Policy, text(values.policy)] = Field(default=Policy.NEVER, examples=[f'"{Policy.NEVER}"'])
     probe: Annotated[str | None, text(registries.probe)] = Field(default=None, examples=['"podman/hello:latest"'])
     host: Annotated[str | None, text(registries.host_name)] = Field(default=None, examples=['"quay.mirror.lan"'])
@@ -240,4 +251,5 @@ def _definition(name: str, file: str, table: DefinitionTable, remote: str) -> De
         budget=table.cache.budget,
         fresh=table.cache.fresh,
         probe=table.probe or registries.PROBES.get(remote),
+        tls=Tls(**dict(table.tls)) if table.tls else None,
     )

@@ -22,6 +22,8 @@ LONGEST_FRESH = 86_400
 _FOLDER = re.compile(r"(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)+")
 _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")  # IFNAMSIZ is 16 with the zero byte
 _SIZE = re.compile(r"([0-9]{1,9}) ?(Mi?B|Gi?B|Ti?B)")
+_URL = re.compile(r"https://[a-z0-9][a-z0-9.-]*(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~-]+)*/?")
+_EMAIL = re.compile(r"[A-Za-z0-9._+-]+@[a-z0-9-]+(?:\.[a-z0-9-]+)+")
 _FRESH = re.compile(r"([0-9]{1,9}) ?([smhd])")
 _UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -132,6 +134,28 @@ def credentials(value: str) -> Path:
     if value == str(Paths().settings):
         raise Mistake(f"{value} holds the settings", f'a file of its own, as "{base}/quay.credentials"')
     return Path(value)
+
+
+def own_file(value: str) -> Path:
+    """A file, or folder, below /etc/mirror-agent.  Raises Mistake."""
+    base = Paths().settings.parent
+    if not _FOLDER.fullmatch(value) or not value.startswith(f"{base}/") or value == str(Paths().settings):
+        raise Mistake(f"{shown(value)} is no file below {base}", f'as "{base}/tls/quay.crt"')
+    return Path(value)
+
+
+def url(value: str) -> str:
+    """An https URL of plain characters.  Raises Mistake."""
+    if not _URL.fullmatch(value):
+        raise Mistake(f"{shown(value)} is no https URL", 'as "https://acme.example.com/directory"')
+    return value
+
+
+def email(value: str) -> str:
+    """A mail address of plain characters.  Raises Mistake."""
+    if not _EMAIL.fullmatch(value):
+        raise Mistake(f"{shown(value)} is no mail address", 'as "pki@example.com"')
+    return value
 
 
 def folder(value: str) -> Path:

@@ -18,14 +18,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Address
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mirror_agent.host import files
 from mirror_agent.host.namespace import TLS_PORT, in_namespace
 from mirror_agent.model import Mirror, Trouble
 
 ANSWER_S = 35.0  # between two reads; an upstream may be slow to begin, the edge itself gives up after 30 s
 PULL_S = 100.0  # for all three requests; less than the agent's own watchdog
+LARGEST_ROOTS = 8 * 2**20  # bytes
 LARGEST_MANIFEST = 4 * 2**20  # bytes; what distribution and containerd accept
 LARGEST_BLOB = 64 * 2**20  # bytes of the smallest blob; nearly always a configuration of a few kB
 PIECE = 256 * 1024  # bytes of one read
@@ -57,7 +59,7 @@ def is_digest(text: str) -> bool:
     return re.fullmatch(_DIGEST, text) is not None
 
 
-def pull(namespace: str, mirror: Mirror, ca_pem: str, image: str) -> str:
+def pull(namespace: str, mirror: Mirror, ca_pem: str, image: str, public: bool = False) -> str:
     """Pull a manifest and a blob of `image` through the mirror; the image as "repository@sha256:…".
 
     By tag or digest, then (of an index) one platform's manifest, then the smallest blob, each checked against its
@@ -66,7 +68,7 @@ def pull(namespace: str, mirror: Mirror, ca_pem: str, image: str) -> str:
     repository, reference = parse_image(image)
 
     def run() -> str:
-        client = Client(mirror.host, lambda: _dial(mirror.address), ca_pem)
+        client = Client(mirror.host, lambda: _dial(mirror.address), ca_pem + (_public_roots() if public else ""))
         try:
             return f"{repository}@{_pull(client, repository, reference)}"
         finally:
@@ -128,6 +130,12 @@ def smallest(manifest: Mapping[str, Any]) -> tuple[str, int] | None:
 
 class NotThere(Trouble):
     """The mirror says 404: asking again is in vain."""
+
+
+def _public_roots() -> str:
+    """PEM of what this host trusts, for a mirror whose certificate is by a CA that readers trust already."""
+    file = ssl.get_default_verify_paths().cafile or ""
+    return (files.read(PurePosixPath(file), LARGEST_ROOTS) or b"").decode("utf-8", "replace") if file else ""
 
 
 class Client:

@@ -9,10 +9,11 @@ that a mirror keeps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path, PurePosixPath
 
@@ -179,6 +180,10 @@ class Definition:
     fresh: int = 60  # seconds that a tag is served without asking the upstream
     probe: str | None = None  # "repository:tag", small; the first real pull of a new mirror
     tls: Tls | None = None
+    keep: int | None = (
+        None  # seconds without a use after which an image leaves the cache; None: as long as there is room
+    )
+    allow: tuple[str, ...] = ()  # globs of the repositories that are served; empty: all
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +276,8 @@ class Mirror:
     fresh: int  # seconds
     probe: str | None
     tls: Tls | None = None
+    keep: int | None = None  # seconds
+    allow: tuple[str, ...] = ()  # globs of repositories; empty: all
 
     @property
     def upstream(self) -> str:
@@ -285,6 +292,11 @@ class Mirror:
         """
         _, slash, path = source.partition("/")
         return self.host + slash + path
+
+
+def served(image: str, allow: Collection[str]) -> bool:
+    """May clients have this "repository:tag"?  `*` in a glob is any number of characters, `/` too; no glob is all."""
+    return not allow or any(fnmatchcase(image.partition(":")[0], glob) for glob in allow)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
@@ -393,6 +393,7 @@ def _evict(desired: Desired, observed: Observed, now: datetime) -> Iterator[Acti
             mirror.budget,
             observed.usage.get(mirror.name, Usage()).used,
             observed.kept.get(mirror.name, ()),
+            timedelta(seconds=mirror.keep) if mirror.keep else None,
         )
         for mirror in desired.mirrors
         if mirror.name in observed.stores
@@ -401,7 +402,9 @@ def _evict(desired: Desired, observed: Observed, now: datetime) -> Iterator[Acti
     for name, leaving in chosen.items():
         cached = caches[name]
         over = cached.store.size > cached.budget
-        yield Evict(name, "over its budget" if over else "the host runs out of space", leaving)
+        short = min(each.store.free for each in caches.values()) < floor
+        why = "over its budget" if over else "the host runs out of space" if short else "not used for its keep time"
+        yield Evict(name, why, leaving)
     freed = sum(leaving.size for leaving in chosen.values())
     for name, cached in caches.items():
         free = cached.store.free + freed

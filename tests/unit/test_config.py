@@ -89,6 +89,7 @@ def test_every_key_has_its_effect() -> None:
         host    = "team"
         address = "10.0.0.60"
         policy  = "AllowContactingSource"
+        allow   = ["team/*", "other/app"]
         probe   = "team/tiny:1.0"
         [upstream]
         credentials = "/etc/mirror-agent/team.credentials"
@@ -96,6 +97,7 @@ def test_every_key_has_its_effect() -> None:
         [cache]
         budget = "1 TiB"
         fresh  = "5m"
+        keep   = "90d"
     """
     assert read(text, "team.toml") == Definition(
         name="team",
@@ -110,6 +112,8 @@ def test_every_key_has_its_effect() -> None:
         budget=2**40,
         fresh=300,
         probe="team/tiny:1.0",
+        keep=90 * 86400,
+        allow=("team/*", "other/app"),
     )
 
 
@@ -301,7 +305,7 @@ def test_the_five_upstreams_of_the_recipe_are_shipped() -> None:
 def test_a_shipped_definition_shows_every_key_with_its_default(path: Path) -> None:
     plain, full = read(path.read_bytes(), path.name), read(uncommented(path), path.name)
     assert dotted(tomllib.loads(uncommented(path).decode())) == {key for key, _ in keys(DefinitionTable)}
-    assert replace(full, host=None, address=None, credentials=None, budget=None, tls=None) == plain
+    assert replace(full, host=None, address=None, credentials=None, budget=None, keep=None, allow=(), tls=None) == plain
 
 
 def test_the_shipped_settings_show_every_key_with_its_default() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
@@ -97,7 +97,7 @@ def apply(steps: Sequence[Action], desired: Desired, observed: Observed, hands: 
         for step, trouble in _do(kind, batch, desired, observed, hands):
             failures.append((step, trouble))
             held.add(step.mirror)
-            _log.error(f"could not {step}: {trouble}", **_fields(step, desired), **_message(step))
+            _log.error(f"could not {step}: {trouble}", **_fields(step, desired), **_message(step, trouble))
         hands.alive()
     return failures
 
@@ -188,9 +188,9 @@ def _authority(step: Action, desired: Desired, observed: Observed) -> None:
     hosts = [mirror.host for mirror in desired.mirrors]
     match step:
         case CreateAuthority():
-            authorities.create(place, lambda: desired.authority or own.make_authority(settings, hosts, now))
+            authorities.create(place, lambda: own.make_authority(settings, hosts, now))
         case PrepareAuthority():
-            key = authorities.prepare(place, desired.authority or own.make_authority(settings, hosts, now))
+            key = authorities.prepare(place, own.make_authority(settings, hosts, now))
             _tell(step, f"a new CA is there, let all readers trust it ({key[:8]})", messages.AUTHORITY_PREPARED)
         case NotePublished():
             remembered = authorities.recall(place)
@@ -213,17 +213,7 @@ def _tell(step: Action, text: str, message_id: str) -> None:
 
 def _issue(mirror: Mirror, desired: Desired, observed: Observed, hands: Hands) -> None:
     last, now = observed.certificates.get(mirror.name), datetime.now(UTC)
-    issuers.renew(
-        issuers.Order(
-            mirror,
-            desired.settings.certificates,
-            desired.paths,
-            last,
-            now,
-            desired.leaves.get(mirror.name),
-            hands.alive,
-        )
-    )
+    issuers.renew(issuers.Order(mirror, desired.settings.certificates, desired.paths, last, now, hands.alive))
 
 
 def _remember(step: Remember, desired: Desired, observed: Observed) -> None:
@@ -289,16 +279,10 @@ def _prove(step: ProveMirror, desired: Desired, observed: Observed) -> None:
     mirror, infra = _mirror(desired, step.mirror), observed.container(step.mirror, None)
     if infra is None:
         return  # it stopped meanwhile; the next look finds out
-    image = pull.pull(infra.namespace, mirror, observed.trust, step.image, public=_is_public(mirror, desired))
+    image = pull.pull(infra.namespace, mirror, observed.trust, step.image)
     proof = Proof(mirror.host, mirror.address, mirror.remote, image, datetime.now(UTC))
     state.save_proofs(desired.paths.proofs, {**state.load_proofs(desired.paths.proofs), mirror.name: proof})
     _log.info(f"serving: pulled {image} through https://{mirror.host}", **_fields(step, desired))
-
-
-def _is_public(mirror: Mirror, desired: Desired) -> bool:
-    """Is its certificate by a CA that readers trust already, as this host does?"""
-    acme = desired.settings.certificates.acme
-    return mirror.tls.ca is None if mirror.tls else acme is not None and acme.trust is None
 
 
 def _evict(step: Evict, desired: Desired, observed: Observed) -> None:
@@ -333,12 +317,13 @@ def _claim(batch: Sequence[ClaimAddress], desired: Desired, hands: Hands) -> Fai
         network.check_parent(parent)
         taken = network.arp_probes(parent, [step.address for step in batch])
     except Trouble as trouble:
-        return [(step, trouble) for step in batch]
+        unfit = Trouble(trouble.where, trouble.reason, trouble.hint, messages.PARENT_UNFIT)
+        return [(step, unfit) for step in batch]
     failures: Failures = []
     for step in batch:
         if mac := taken.get(step.address):
             hint = f"another machine on {parent} uses it; free it there, or set another address in {step.mirror}.toml"
-            failures.append((step, Trouble(str(step.address), f"is taken by {mac}", hint)))
+            failures.append((step, Trouble(str(step.address), f"is taken by {mac}", hint, messages.ADDRESS_TAKEN)))
         else:
             hands.claimed.add(step.address)
     return failures
@@ -400,6 +385,19 @@ def _fields(step: Action, desired: Desired) -> dict[str, str]:
     return {key: value for key, value in fields.items() if value}
 
 
-def _message(step: Action) -> dict[str, str]:
+_FAILED: Mapping[type[Action], str] = {
+    PullImage: messages.IMAGE_MISSING,
+    WriteUnits: messages.START_FAILED,
+    StopUnits: messages.START_FAILED,
+    StartUnits: messages.START_FAILED,
+    RestartUnits: messages.START_FAILED,
+    IssueCertificate: messages.RENEWAL_FAILED,
+    ProveMirror: messages.PROOF_FAILED,
+    Publish: messages.TARGET_FAILED,
+}
+
+
+def _message(step: Action, trouble: Trouble) -> dict[str, str]:
     """The MESSAGE_ID of a failed step, if there is one."""
-    return {"message_id": messages.RENEWAL_FAILED} if isinstance(step, IssueCertificate) else {}
+    found = trouble.message_id or _FAILED.get(type(step), "")
+    return {"message_id": found} if found else {}

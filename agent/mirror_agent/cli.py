@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
+from typer._completion_classes import completion_init
 
 from mirror_agent import __version__
 from mirror_agent.commands import (
@@ -24,6 +26,8 @@ from mirror_agent.commands import (
 )
 from mirror_agent.commands.common import DONE, PROBLEM, complain
 from mirror_agent.model import Trouble
+
+PROGRAM, COMPLETE = "mirror-agent", "_MIRROR_AGENT_COMPLETE"  # by which shells ask for what could be typed
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -66,8 +70,10 @@ app.command("purge")(purge.purge)
 
 def main() -> int:
     """Run the command line; its exit code."""
+    if COMPLETE in os.environ:  # asked by a shell, by the scripts that packaging/build makes
+        completion_init()
     try:
-        code = app(standalone_mode=False)  # typer.Exit does not come out of it: its code is returned
+        code = app(prog_name=PROGRAM, standalone_mode=False)  # typer.Exit does not come out of it: its code is returned
     except (typer.Abort, KeyboardInterrupt):
         return PROBLEM
     except Trouble as trouble:

@@ -11,11 +11,11 @@ import queue
 import signal
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from mirror_agent import certificates, metrics, observe, plan, pods, status, wish
+from mirror_agent import certificates, messages, metrics, observe, plan, pods, status, wish
 from mirror_agent.actions import Action, Evict, IssueCertificate, ProveMirror, RestartUnits, StartUnits
 from mirror_agent.apply import Failures, Hands, apply, repair
 from mirror_agent.host import disk, edge_log, files, journal, notify, state
@@ -40,7 +40,6 @@ FORGET = timedelta(hours=1)  # an image that was used and is not cached after th
 ROUNDS = 30  # of look, plan, apply in one go; more would mean that two rules fight
 BACKOFF_SECONDS = (2, 5, 15, 30, 60, 120, 300)
 STATUS_LIMIT = 4 * 2**20  # bytes of the status file
-FOLDERS = ("credentials", "tls", "ca")  # below /etc/mirror-agent: what definitions and settings name lies there
 _RELOAD = "reload"  # the hint of SIGHUP
 
 type Key = tuple[str, str]  # kind of step, subject
@@ -116,7 +115,8 @@ class Memory:
             mirrors = [mirror if m.name == name else m for m in mirrors]
             problems.append(
                 Problem(f"{name}.toml", "", "the mirror does not start with it and runs as before",
-                        f"journalctl -u mirror-{name}-edge -u mirror-{name}-registry tells why", name)
+                        f"journalctl -u mirror-{name}-edge -u mirror-{name}-registry tells why", name,
+                        messages.FALLEN_BACK)
             )  # fmt: skip
         return replace(desired, mirrors=tuple(mirrors), pods=pods), tuple(problems)
 
@@ -158,8 +158,7 @@ class Agent:
         signal.signal(signal.SIGTERM, self._signalled)
         signal.signal(signal.SIGINT, self._signalled)
         signal.signal(signal.SIGHUP, self._signalled)
-        etc = self._paths.settings.parent
-        folders = (*self._paths.definitions, etc, *(etc / name for name in FOLDERS))
+        folders = (*self._paths.definitions, self._paths.settings.parent, self._paths.settings.parent / "credentials")
         watched = Watched(
             tuple(map(Path, folders)),
             self._systemd.on_change,
@@ -239,7 +238,13 @@ class Agent:
             except BusLost:
                 raise
             except Trouble as trouble:
-                problem = Problem(trouble.where, "", trouble.reason, trouble.hint)
+                problem = Problem(
+                    trouble.where,
+                    "",
+                    trouble.reason,
+                    trouble.hint,
+                    message_id=trouble.message_id or messages.HOST_SILENT,
+                )
                 self._tell((problem,))
                 self._hold(f"waits: {trouble}", (problem,))
                 return UNSETTLED_SECONDS
@@ -248,7 +253,7 @@ class Agent:
                 self._hold(f"everything stays as it is: {len(problems)} mistakes in {self._paths.settings}", problems)
                 return LOOK_SECONDS
             now = datetime.now(UTC)
-            problems = (*problems, *plan.problems(desired, observed, now))
+            problems = (*problems, *plan.problems(desired, observed))
             self._tell(problems)
             steps = plan.plan(desired, observed, now)
             self._memory.settle(desired, observed, steps)
@@ -297,10 +302,19 @@ class Agent:
         """Each problem once, when it comes, and once when it is gone."""
         current = frozenset(problems)
         for problem in sorted(current - self._told):
-            journal.get().error(str(problem), mirror=problem.mirror, action="check")
+            kind = problem.message_id or self._kind(problem)
+            journal.get().error(str(problem), **self._about(problem), message_id=kind)
         for problem in sorted(self._told - current):
-            journal.get().info(f"solved: {problem.file}: {problem.reason}", mirror=problem.mirror, action="check")
+            journal.get().info(f"solved: {problem.file}: {problem.reason}", **self._about(problem))
         self._told = current
+
+    @staticmethod
+    def _about(problem: Problem) -> dict[str, str]:
+        return {"action": "check", **({"mirror": problem.mirror} if problem.mirror else {})}
+
+    def _kind(self, problem: Problem) -> str:
+        broken = problem.file == str(self._paths.settings)
+        return messages.SETTINGS_BROKEN if broken else messages.DEFINITION_BROKEN
 
     def _show(self, shown: status.Status) -> None:
         """The status file, when something in it changed, and the line of systemctl status."""
@@ -327,7 +341,7 @@ class Agent:
             if before.get("version") != status.VERSION:
                 before = status.Status("", (), (), (), "", "", 0, 0).as_json()
             told = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "line": line}
-            values = {**before, **told, "problems": [asdict(problem) for problem in problems]}
+            values = {**before, **told, "problems": [status.told(problem) for problem in problems]}
             files.write(File(self._paths.status, (json.dumps(values, indent=2) + "\n").encode()))
         except (Trouble, ValueError) as error:
             journal.get().error(str(error), action="status")
@@ -402,7 +416,7 @@ def _full(desired: plan.Desired, observed: plan.Observed) -> Iterator[Problem]:
     if observed.held:
         reason = f"the disk is full: less than a quarter of the {status.size(cache.free)} that are to be left is free"
         hint = "what is cached is served, nothing new is fetched: make room, or release what is kept"
-        yield Problem(str(cache.path), "", reason, hint)
+        yield Problem(str(cache.path), "", reason, hint, message_id=messages.DISK_FULL)
 
 
 def _patience(shown: status.Status) -> float:

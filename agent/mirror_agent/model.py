@@ -9,11 +9,10 @@ that a mirror keeps.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path, PurePosixPath
 
@@ -40,14 +39,6 @@ class Role(StrEnum):
     REGISTRY = "registry"
 
 
-class Issuer(StrEnum):
-    """Who makes a mirror's certificate."""
-
-    OWN = "own"  # the CA of this host
-    ACME = "acme"
-    BROUGHT = "brought"  # an admin, as files
-
-
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
     """One mistake, told to a person: where, what is wrong, what to do about it."""
@@ -57,6 +48,7 @@ class Problem:
     reason: str
     hint: str = ""
     mirror: str = ""  # the mirror that is held back by it, "" for none
+    message_id: str = field(default="", compare=False)  # of messages.py, where the file alone does not tell the kind
 
     def __str__(self) -> str:
         where = f"{self.file}: {self.key}" if self.key else self.file
@@ -69,11 +61,12 @@ class Trouble(Exception):
     A `Problem` is a mistake in what an admin wrote; a Trouble is what went wrong while acting on it.
     """
 
-    def __init__(self, where: str, reason: str, hint: str = "") -> None:
+    def __init__(self, where: str, reason: str, hint: str = "", message_id: str = "") -> None:
         super().__init__(where, reason, hint)
         self.where = where  # a file, a unit, an address
         self.reason = reason
         self.hint = hint
+        self.message_id = message_id  # of messages.py, where it is known better here than by the step that failed
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}" + (f" ({self.hint})" if self.hint else "")
@@ -155,15 +148,6 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Tls:
-    """A mirror's certificate that an admin brings, as PEM files."""
-
-    certificate: Path  # with what stands between it and a root
-    key: Path
-    ca: Path | None = None  # what readers must trust for it; None: they do already
-
-
-@dataclass(frozen=True, slots=True)
 class Definition:
     """One valid definition file.  What was not written is None (or empty): compose() fills it in."""
 
@@ -179,11 +163,6 @@ class Definition:
     budget: int | None = None  # bytes; None: the settings' budget
     fresh: int = 60  # seconds that a tag is served without asking the upstream
     probe: str | None = None  # "repository:tag", small; the first real pull of a new mirror
-    tls: Tls | None = None
-    keep: int | None = (
-        None  # seconds without a use after which an image leaves the cache; None: as long as there is room
-    )
-    allow: tuple[str, ...] = ()  # globs of the repositories that are served; empty: all
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,26 +195,12 @@ class ImageSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class AcmeSettings:
-    """An ACME server (RFC 8555), and how its DNS challenges are answered: by an update, or by a command."""
-
-    directory: str  # URL
-    email: str = ""
-    trust: Path | None = None  # what readers must trust for its certificates; None: they do already
-    server: IPv4Address | None = None  # name server that takes updates (RFC 2136)
-    key: Path | None = None  # TSIG key for them, as BIND writes it
-    hook: Path | None = None  # command: HOOK add|remove NAME VALUE
-
-
-@dataclass(frozen=True, slots=True)
 class CertificateSettings:
     """Life times of the agent's own CA and of the leaves it issues."""
 
     ca_days: int = 3650
     leaf_days: int = 90
     roll_days: int = 30  # that readers have to learn to trust a new CA before it is used
-    ca: Path | None = None  # folder of an admin's own CA: ca.key, ca.crt; None: the agent makes one
-    acme: AcmeSettings | None = None  # certificates come from an ACME server, not from a CA of this host
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,9 +240,6 @@ class Mirror:
     budget: int  # bytes
     fresh: int  # seconds
     probe: str | None
-    tls: Tls | None = None
-    keep: int | None = None  # seconds
-    allow: tuple[str, ...] = ()  # globs of repositories; empty: all
 
     @property
     def upstream(self) -> str:
@@ -292,11 +254,6 @@ class Mirror:
         """
         _, slash, path = source.partition("/")
         return self.host + slash + path
-
-
-def served(image: str, allow: Collection[str]) -> bool:
-    """May clients have this "repository:tag"?  `*` in a glob is any number of characters, `/` too; no glob is all."""
-    return not allow or any(fnmatchcase(image.partition(":")[0], glob) for glob in allow)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,20 +7,18 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 
-from mirror_agent import certificates, eviction
+from mirror_agent import certificates, eviction, messages
 from mirror_agent.host import authorities, files, namespace, pairs, pull, state
 from mirror_agent.host.containers import Containers
 from mirror_agent.host.store import Stores
 from mirror_agent.host.systemd import Systemd
 from mirror_agent.model import (
-    Authorities,
     Certificate,
     EdgeState,
     File,
     Fill,
     Folder,
     ImageName,
-    Issuer,
     Mirror,
     Paths,
     Problem,
@@ -61,8 +59,7 @@ def look(
     found = files_of(desired)
     running = containers.states()
     known = authorities.read(paths.authority)
-    leaves = _certificates(desired)
-    trust = _trust(desired, known, leaves)
+    trust = certificates.trust_bundle(*(each.pem for each in known.all)) if known else ""
     names = {service_of(path) for path in found if path.parent == paths.units}
     names |= {service_of(unit.path) for pod in desired.pods.values() for unit in pod.units}
     images = {image for pod in desired.pods.values() for image in pod.images}
@@ -82,14 +79,15 @@ def look(
         kept = pinned(paths)
     except Trouble as trouble:  # what is pinned is not known: nothing leaves
         kept, stores = {}, {}
-        problems = (*problems, Problem(trouble.where, "", trouble.reason, trouble.hint))
+        problem = Problem(trouble.where, "", trouble.reason, trouble.hint, message_id=trouble.message_id)
+        problems = (*problems, problem)
     observed = Observed(
         files=found,
         folders={folder.path: there for folder in _wanted(desired) if (there := files.folder(folder.path))},
         units=systemd.units(sorted(names)),
         containers=running,
         edges=edges,
-        certificates=leaves,
+        certificates=_certificates(desired),
         authority=known.current.facts if known else None,
         authorities=known,
         rollover=authorities.recall(paths.authority),
@@ -150,17 +148,6 @@ def _edge(netns: str, mirror: Mirror) -> EdgeState | None:
         return None
 
 
-def _trust(desired: Desired, known: Authorities | None, leaves: Mapping[str, Certificate]) -> str:
-    """PEM of what readers must trust.  CAs of ours that sign nothing here are left out."""
-    if known is None:
-        return ""
-    issuers = {certificates.issuer_of(mirror, desired.settings.certificates) for mirror in desired.mirrors}
-    keys = {each.key for each in known.all}
-    needed = not issuers or Issuer.OWN in issuers or any(leaf.issuer_key in keys for leaf in leaves.values())
-    own = [each.pem for each in known.all] if needed else []
-    return certificates.trust_bundle(*own, *desired.trust)
-
-
 def _certificates(desired: Desired) -> dict[str, Certificate]:
     found = {mirror.name: pairs.current(desired.paths.mirror(mirror.name) / "tls") for mirror in desired.mirrors}
     return {name: certificate for name, certificate in found.items() if certificate}
@@ -174,5 +161,6 @@ def _published(desired: Desired) -> tuple[Mapping[str, Mapping[str, bytes]], tup
             published[target.place] = dict(target.read())
         except Trouble as trouble:
             where = str(desired.paths.settings)
-            problems.append(Problem(where, "publish", f"{target.place}: {trouble.reason}", trouble.hint))
+            reason = f"{target.place}: {trouble.reason}"
+            problems.append(Problem(where, "publish", reason, trouble.hint, message_id=messages.TARGET_FAILED))
     return published, tuple(problems)

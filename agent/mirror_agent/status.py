@@ -102,6 +102,11 @@ class MirrorStatus:
     certificate: CertificateStatus = CertificateStatus()
 
 
+def told(problem: Problem) -> dict[str, str]:
+    """A problem's JSON form."""
+    return {key: value for key, value in asdict(problem).items() if key != "message_id"}
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """All that `mirror-agent status` shows."""
@@ -133,6 +138,7 @@ class Status:
     def as_json(self) -> dict[str, Any]:
         """The JSON form, `version` first."""
         plain = asdict(self)
+        plain["problems"] = [told(problem) for problem in self.problems]
         for failure in plain["failures"]:
             failure["again"] = failure["again"].isoformat()
         return {"version": VERSION, "line": self.line, **plain}

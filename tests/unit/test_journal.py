@@ -1,8 +1,10 @@
 """What a log line becomes: a sentence, fields, and never a secret or a terminal escape."""
 
+import contextlib
 from typing import Any
 
 import pytest
+import structlog
 
 from mirror_agent.host import journal
 
@@ -59,3 +61,42 @@ def test_control_characters_are_shown_not_sent() -> None:
 def test_a_traceback_keeps_its_lines() -> None:
     told = line(event="gave up", exception='Traceback:\n  File "x"\x1b')
     assert journal.message(told) == 'gave up\nTraceback:\n  File "x"\\x1b'
+
+
+def test_what_flaps_is_told_and_then_told_to_be_flapping() -> None:
+    now = [0.0]
+    flood = journal.Flood(lambda: now[0])
+
+    def say(**fields: str) -> structlog.typing.EventDict | None:
+        try:
+            return flood(None, "info", {"event": "up and down", "level": "info", **fields})
+        except structlog.DropEvent:
+            return None
+
+    lines = [say(mirror="quay", action="start") for _ in range(10 * journal.BURST)]
+    told = [line for line in lines if line]
+    assert len(told) == journal.BURST
+    assert told[-1]["event"] == "up and down; no more lines like this for 10 min"
+    assert {line["event"] for line in told[:-1]} == {"up and down"}
+    # nothing else is held back by it
+    assert say(mirror="ghcr", action="start")
+    assert say(mirror="quay", action="prove")
+    assert say(mirror="quay", action="start", level="error")
+
+    now[0] = journal.WINDOW_S
+    after = say(mirror="quay", action="start")
+    assert after
+    assert (after["event"], after["suppressed"]) == ("up and down", 9 * journal.BURST)
+
+
+def test_an_hour_of_flapping_is_a_bounded_number_of_lines() -> None:
+    now = [0.0]
+    flood = journal.Flood(lambda: now[0])
+    count = 0
+    for second in range(3600):
+        now[0] = float(second)
+        for action in ("start", "announce", "prove"):
+            with contextlib.suppress(structlog.DropEvent):
+                flood(None, "info", {"event": "again", "level": "info", "mirror": "quay", "action": action})
+                count += 1
+    assert count == 3 * 6 * journal.BURST

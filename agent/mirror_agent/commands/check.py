@@ -42,4 +42,4 @@ def check(settings: SettingsOption = None, definitions: DefinitionsOption = None
 
 
 def _plain(problem: Problem) -> dict[str, str]:
-    return {key: value for key, value in asdict(problem).items() if key != "mirror"}
+    return {key: value for key, value in asdict(problem).items() if key not in ("mirror", "message_id")}

@@ -11,7 +11,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import structlog
@@ -21,6 +22,8 @@ from systemd.journal import sendv
 IDENTIFIER = "mirror-agent"
 
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2, "exception": 3}  # syslog(3)
+BURST, WINDOW_S = 60, 600.0  # lines of a kind, and for how long: an image pulled slowly tells its progress 60 times
+
 _SECRET = re.compile(r"passw|secret|token|authorization|credential|private|api_?key", re.IGNORECASE)
 _USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
 _SPOKEN = ("event", "level", "upstream", "mirror", "action", "message_id", "exception")  # never repeated in a message
@@ -43,6 +46,7 @@ def configure(debug: bool = False) -> None:
         structlog.processors.format_exc_info,
         no_secrets,
         plain,
+        Flood(time.monotonic),
     ]
     if journal:
         processors.append(_to_journal)
@@ -73,6 +77,38 @@ def _is_journal(stream: str) -> bool:
     except OSError:
         return False
     return stream == f"{facts.st_dev}:{facts.st_ino}"
+
+
+# --- how many lines ---------------------------------------------------------------------------------------
+
+
+class Flood:
+    """At most BURST lines of a kind in WINDOW_S: what flaps is told, and then told to be flapping.
+
+    A kind is a level, a mirror and an action: one mirror never silences another, nor its failures its story.  The last
+    line before the silence says so, the first one after it how many there were.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock  # seconds
+        self._kinds: dict[tuple[object, ...], tuple[float, int]] = {}  # when the window began, lines since
+
+    def __call__(self, _logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+        """A processor of structlog's.  Raises DropEvent."""
+        kind, now = tuple(line.get(key) for key in ("level", "mirror", "action")), self._clock()
+        began, count = self._kinds.get(kind, (now, 0))
+        if now - began >= WINDOW_S:
+            if count > BURST:
+                line["suppressed"] = count - BURST
+            began, count = now, 0
+        self._kinds[kind] = began, count + 1
+        if count >= BURST:
+            raise structlog.DropEvent
+        if count == BURST - 1:
+            line["event"] = (
+                f"{line.get('event', '')}; no more lines like this for {(began + WINDOW_S - now) / 60:.0f} min"
+            )
+        return line
 
 
 # --- what a line becomes -------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
+from mirror_agent import messages
 from mirror_agent.host import files
 from mirror_agent.model import File, ImageName, Proof, Rollover, Trouble
 from mirror_agent.usage import Counters, Usage
@@ -225,14 +226,18 @@ def _load[T: _Stored](path: PurePosixPath, kind: type[T], limit: int, loss: str)
         version = _version(content)
         if version > VERSION:
             newer = f"is of version {version}, this agent knows {VERSION} at most"
-            raise Trouble(str(path), newer, "install the newer agent again that has written it")
+            raise Trouble(
+                str(path), newer, "install the newer agent again that has written it", messages.STATE_UNUSABLE
+            )
         return kind.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise Trouble(str(path), f"is damaged: {place + ': ' if place else ''}{first['msg']}", hint) from error
+        raise Trouble(
+            str(path), f"is damaged: {place + ': ' if place else ''}{first['msg']}", hint, messages.STATE_UNUSABLE
+        ) from error
     except ValueError as error:
-        raise Trouble(str(path), f"is damaged: {error}", hint) from error
+        raise Trouble(str(path), f"is damaged: {error}", hint, messages.STATE_UNUSABLE) from error
 
 
 def _version(content: bytes) -> int:

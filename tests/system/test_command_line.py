@@ -1,0 +1,202 @@
+"""The command line and the journal on a real host: init, logs, publish, completion, and what a person must act on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from appliance import AGENT_TOML, FIVE, PUBLISHED, SETTINGS, Appliance
+
+APP = "demo/app"
+
+
+def explained(appliance: Appliance, since: str, *matches: str) -> str:
+    """Lines since then with what `journalctl -x` adds to them."""
+    return appliance.box.exec("journalctl", "-b", "-x", f"--after-cursor={since}", *matches).stdout
+
+
+def test_init_finds_the_lan_and_writes_settings_that_work(appliance: Appliance) -> None:
+    appliance.sh(f"cp /usr/share/doc/mirror-agent/agent.toml {SETTINGS}")
+    said = appliance.box.exec("mirror-agent", "init", "--yes", "--publish", "/srv/elsewhere").stdout
+    written = appliance.sh(f"cat {SETTINGS}")
+    for line in ('parent = "lan0"', 'subnet = "10.0.0.0/24"', 'gateway = "10.0.0.1"', 'path = "/srv/elsewhere"'):
+        assert line in written
+    assert "mirror-agent status" in said
+    again = appliance.box.exec("mirror-agent", "init", "--yes", check=False)
+    assert (again.returncode, "there are settings already" in again.stderr) == (1, True)
+    appliance.define("quay", 'source = "quay.io"\n')
+    appliance.serving("quay")
+    assert "quay.mirror.lan" in appliance.sh("cat /srv/elsewhere/hosts")
+    appliance.remove("quay")
+    appliance.settings(AGENT_TOML)
+    appliance.wait(lambda: appliance.glance()["folder"] == PUBLISHED, 20, "the settings of the other tests")
+
+
+def test_one_upstream_s_story_has_what_its_pod_says(five: Appliance) -> None:
+    five.pull(f"quay.io/{APP}:1.0")
+    lines = five.box.exec("journalctl", "-b", "-o", "json", "UPSTREAM=quay.io").stdout.splitlines()
+    story = [json.loads(line) for line in lines]
+    assert {line["UPSTREAM"] for line in story} == {"quay.io"}
+    assert {line["MIRROR"] for line in story} == {"quay"}
+    agent = [line for line in story if line["SYSLOG_IDENTIFIER"] == "mirror-agent"]
+    assert {"read", "claim-address", "start-units", "prove-mirror"} <= {line["ACTION"] for line in agent}
+    edge = [line for line in story if line.get("CONTAINER_NAME") == "mirror-quay-edge"]
+    assert any(f"/v2/{APP}/manifests/" in str(line["MESSAGE"]) for line in edge)
+    registry = [line for line in story if line.get("CONTAINER_NAME") == "mirror-quay-registry"]
+    assert registry
+    said = five.box.exec("journalctl", "-b", "-u", "mirror-agent", "UPSTREAM=quay.io", "-o", "json").stdout.splitlines()
+    assert len(said) == len([line for line in agent if line["_SYSTEMD_UNIT"] == "mirror-agent.service"])
+
+
+def test_logs_is_the_story_of_one_mirror_with_systemd_s_part(five: Appliance) -> None:
+    said = five.box.exec("mirror-agent", "logs", "quay", "--lines", "all", "--since", "-1h").stdout
+    for part in (
+        "new definition quay.toml",
+        "Started mirror-quay-edge.service",
+        "mirror-quay-registry",
+        "serving: pulled",
+    ):
+        assert part in said, part
+    assert "ghcr" not in said.replace("ghcr.io/v2", "")
+    assert five.box.exec("mirror-agent", "logs", "../etc", check=False).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "document"),
+    [("trust", "ca-bundle.pem"), ("hosts", "hosts"), ("install_config", "install-config.fragment.yaml"),
+     ("registries_conf", "registries.conf.d/50-mirror-agent.conf")],
+)  # fmt: skip
+def test_publish_prints_what_is_published(five: Appliance, name: str, document: str) -> None:
+    done = five.box.exec("mirror-agent", "publish", "--format", name)
+    assert (done.stdout, done.stderr) == (five.published(document), "")
+
+
+def test_publish_prints_both_mirror_sets_as_one_stream(five: Appliance) -> None:
+    said = five.box.exec("mirror-agent", "publish", "--format", "openshift").stdout
+    assert said.split("---\n") == [five.published(f"image-{kind}-mirror-set.yaml") for kind in ("digest", "tag")]
+    assert five.box.exec("mirror-agent", "publish", "--format", "nonsense", check=False).returncode == 2
+
+
+def test_completion_offers_commands_options_and_mirrors(five: Appliance) -> None:
+    script = r"""
+. /usr/share/bash-completion/completions/mirror-agent
+function=$(complete -p mirror-agent | sed 's/.*-F \([^ ]*\).*/\1/')
+complete_words() {
+    COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMPREPLY=()
+    $function mirror-agent
+    echo "${COMPREPLY[@]}"
+}
+complete_words mirror-agent re
+complete_words mirror-agent logs q
+complete_words mirror-agent publish --format openshi
+complete_words mirror-agent init --ran
+"""
+    said = [line.split() for line in five.box.exec("bash", "-c", script).stdout.splitlines()]
+    assert [set(words) for words in said] == [{"render", "renew", "release"}, {"quay"}, {"openshift"}, {"--range"}]
+
+
+def test_without_root_it_says_so(five: Appliance) -> None:
+    for words in (["plan"], ["publish", "--format", "hosts"], ["purge", "quay"], ["renew"]):
+        done = five.box.exec("setpriv", "--reuid=nobody", "--clear-groups", "mirror-agent", *words, check=False)
+        assert done.returncode == 1, words
+        assert "root" in done.stderr
+        assert "sudo mirror-agent" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert five.box.exec("setpriv", "--reuid=nobody", "--clear-groups", "mirror-agent", "check").returncode == 0
+    assert five.box.exec("setpriv", "--reuid=nobody", "--clear-groups", "mirror-agent", "status").returncode == 0
+
+
+def test_without_podman_or_systemd_it_says_so(five: Appliance) -> None:
+    hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec mirror-agent plan']
+    for place, name in (("/run/podman", "podman"), ("/run/dbus", "D-Bus")):
+        done = five.box.exec(*hidden, place, check=False)
+        assert done.returncode == 1
+        assert name in done.stderr
+        assert "systemctl start" in done.stderr or "dbus running" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+# --- what a person must act on -------------------------------------------------------------------------------
+
+
+def test_a_broken_definition_is_explained(five: Appliance) -> None:
+    since = five.cursor()
+    five.define("broken", 'source = "https://quay.io"\n')
+    five.until_said("has a scheme", since)
+    text = explained(five, since, "MIRROR=broken")
+    assert "Subject: A definition cannot be put into force" in text
+    assert "mirror-agent.d(5)" in text
+    five.remove("broken")
+
+
+def test_broken_settings_are_explained(five: Appliance) -> None:
+    since = five.cursor()
+    five.settings(AGENT_TOML.replace('parent = "lan0"', 'parent = ""'))
+    five.until_said("network.parent: is empty", since)
+    assert "Subject: The settings of mirror-agent cannot be used" in explained(five, since)
+    five.settings()
+    five.serving(*FIVE)
+
+
+def test_an_address_that_is_taken_is_explained_with_the_mirror_s_name(five: Appliance) -> None:
+    since = five.cursor()
+    five.define("taken", 'source = "taken.example"\nremote = "https://quay.io"\naddress = "10.0.0.50"\n')
+    five.box.exec("ip", "address", "add", "10.0.0.50/32", "dev", "lan0", where="gw")
+    five.define("taken", 'source = "taken.example"\nremote = "https://quay.io"\naddress = "10.0.0.51"\n')
+    five.box.exec("ip", "address", "add", "10.0.0.51/32", "dev", "lan0", where="gw")
+    five.until_said("10.0.0.51: is taken by", since)
+    assert "Subject: The address of mirror taken is taken by another machine" in explained(five, since, "MIRROR=taken")
+    five.remove("taken")
+    five.sh(
+        "ip netns exec gw ip address del 10.0.0.50/32 dev lan0; ip netns exec gw ip address del 10.0.0.51/32 dev lan0"
+    )
+    five.serving(*FIVE)
+
+
+def test_an_image_that_is_not_to_be_had_is_explained(five: Appliance) -> None:
+    since = five.cursor()
+    five.settings(AGENT_TOML + '[images]\nedge = "docker.io/library/nothing:1"\n')
+    five.until_said("could not pull image docker.io/library/nothing:1", since)
+    assert "Subject: An image that mirrors run on is not to be had" in explained(five, since)
+    five.settings()
+    five.serving(*FIVE)
+
+
+def test_an_upstream_that_refuses_the_account_is_explained(five: Appliance) -> None:
+    since = five.cursor()
+    five.sh("umask 077; printf 'reader\\nwrong\\n' > /etc/mirror-agent/wrong.credentials")
+    five.define("refused", 'source = "refused.example"\nremote = "https://registry-1.docker.io"\n'
+                'probe = "private/app:1.0"\n'
+                '[upstream]\ncredentials = "/etc/mirror-agent/wrong.credentials"\n')  # fmt: skip
+    five.until_said("could not prove by pulling private/app:1.0", since, seconds=40)
+    text = explained(five, since, "MIRROR=refused")
+    assert "Subject: Mirror refused did not serve a real pull" in text
+    assert "docker://refused.example/" in text
+    five.remove("refused")
+    five.serving(*FIVE)
+
+
+def test_a_target_that_cannot_be_reached_is_explained(five: Appliance) -> None:
+    since = five.cursor()
+    five.sh(f"mv {PUBLISHED} {PUBLISHED}.away")
+    five.settle()
+    five.until_said(PUBLISHED, since)
+    assert "Subject: The publication cannot be read or written" in explained(five, since)
+    five.sh(f"mv {PUBLISHED}.away {PUBLISHED}")
+    five.settle()
+    five.serving(*FIVE)
+
+
+def test_a_file_that_flaps_fills_no_journal(five: Appliance) -> None:
+    since = five.cursor()
+    good, bad = 'source = "flaps.example"\nremote = "https://quay.io"\naddress = "10.0.9.9"\n', "source = 1\n"
+    for number in range(70):  # both are wrong, in different ways: each change is told
+        five.define("flaps", bad if number % 2 else good)
+        five.box.exec("systemctl", "reload", "mirror-agent")
+    five.remove("flaps")
+    five.settle()
+    errors = [line for line in five.journal("MIRROR=flaps", since=since) if line["PRIORITY"] == "3"]
+    assert len(errors) <= 60
+    if len(errors) == 60:
+        assert "no more lines like this" in errors[-1]["MESSAGE"]

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import IPv4Address
 
-from mirror_agent.model import Definition, Mirror, NetworkSettings, Problem, Settings
+from mirror_agent.model import Definition, Mirror, NetworkSettings, Problem, Settings, served
 
 
 def mac_of(address: IPv4Address) -> str:
@@ -31,7 +31,10 @@ def resolve(definition: Definition, address: IPv4Address, settings: Settings) ->
         credentials=definition.credentials,
         budget=settings.cache.budget if definition.budget is None else definition.budget,
         fresh=definition.fresh,
-        probe=definition.probe,
+        probe=definition.probe if definition.probe and served(definition.probe, definition.allow) else None,
+        keep=definition.keep,
+        allow=definition.allow,
+        tls=definition.tls,
     )
 
 

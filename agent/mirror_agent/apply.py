@@ -188,9 +188,9 @@ def _authority(step: Action, desired: Desired, observed: Observed) -> None:
     hosts = [mirror.host for mirror in desired.mirrors]
     match step:
         case CreateAuthority():
-            authorities.create(place, lambda: own.make_authority(settings, hosts, now))
+            authorities.create(place, lambda: desired.authority or own.make_authority(settings, hosts, now))
         case PrepareAuthority():
-            key = authorities.prepare(place, own.make_authority(settings, hosts, now))
+            key = authorities.prepare(place, desired.authority or own.make_authority(settings, hosts, now))
             _tell(step, f"a new CA is there, let all readers trust it ({key[:8]})", messages.AUTHORITY_PREPARED)
         case NotePublished():
             remembered = authorities.recall(place)
@@ -213,7 +213,17 @@ def _tell(step: Action, text: str, message_id: str) -> None:
 
 def _issue(mirror: Mirror, desired: Desired, observed: Observed, hands: Hands) -> None:
     last, now = observed.certificates.get(mirror.name), datetime.now(UTC)
-    issuers.renew(issuers.Order(mirror, desired.settings.certificates, desired.paths, last, now, hands.alive))
+    issuers.renew(
+        issuers.Order(
+            mirror,
+            desired.settings.certificates,
+            desired.paths,
+            last,
+            now,
+            desired.leaves.get(mirror.name),
+            hands.alive,
+        )
+    )
 
 
 def _remember(step: Remember, desired: Desired, observed: Observed) -> None:
@@ -279,10 +289,16 @@ def _prove(step: ProveMirror, desired: Desired, observed: Observed) -> None:
     mirror, infra = _mirror(desired, step.mirror), observed.container(step.mirror, None)
     if infra is None:
         return  # it stopped meanwhile; the next look finds out
-    image = pull.pull(infra.namespace, mirror, observed.trust, step.image)
+    image = pull.pull(infra.namespace, mirror, observed.trust, step.image, public=_is_public(mirror, desired))
     proof = Proof(mirror.host, mirror.address, mirror.remote, image, datetime.now(UTC))
     state.save_proofs(desired.paths.proofs, {**state.load_proofs(desired.paths.proofs), mirror.name: proof})
     _log.info(f"serving: pulled {image} through https://{mirror.host}", **_fields(step, desired))
+
+
+def _is_public(mirror: Mirror, desired: Desired) -> bool:
+    """Is its certificate by a CA that readers trust already, as this host does?"""
+    acme = desired.settings.certificates.acme
+    return mirror.tls.ca is None if mirror.tls else acme is not None and acme.trust is None
 
 
 def _evict(step: Evict, desired: Desired, observed: Observed) -> None:

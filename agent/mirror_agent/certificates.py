@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from mirror_agent.model import Certificate, Mirror, Trouble
+from mirror_agent.model import Certificate, CertificateSettings, Issuer, Mirror, Trouble
 
 CA_BACKDATE = timedelta(days=1)  # more than the leaves', so that no leaf begins before its CA
 LEAF_BACKDATE = timedelta(hours=1)  # for clients whose clock is late
@@ -165,6 +165,11 @@ def cross_sign(old: Pair, new: bytes, now: datetime) -> bytes:
     return b"".join(each.public_bytes(Encoding.PEM) for each in sent)
 
 
+def check_authority(authority: Pair) -> None:
+    """Raises Trouble where these are no key and certificate of a CA that can sign what clients accept."""
+    _signer(authority)
+
+
 def forbids(authority_certificate: bytes, host: str, address: IPv4Address) -> str:
     """Why the CA's name constraints refuse this mirror, "" when they do not (RFC 5280, 4.2.1.10)."""
     ca = _certificates(authority_certificate)[0]
@@ -234,6 +239,13 @@ def trust_bundle(*pems: bytes) -> str:
     return "".join(block.strip() + "\n" for block in dict.fromkeys(blocks))
 
 
+def issuer_of(mirror: Mirror, settings: CertificateSettings) -> Issuer:
+    """Who makes this mirror's certificate."""
+    if mirror.tls:
+        return Issuer.BROUGHT
+    return Issuer.ACME if settings.acme else Issuer.OWN
+
+
 # --- deciding ------------------------------------------------------------------------------------------------
 
 
@@ -274,6 +286,31 @@ def retry(failures: int, not_after: datetime | None, now: datetime) -> timedelta
     wait = min(RETRY_FIRST * (1 << min(failures - 1, 20)), RETRY_LONGEST)
     left = not_after - now if not_after else timedelta()
     return min(wait, max(left / 10, RETRY_URGENT))
+
+
+def due_elsewhere(certificate: Certificate | None, mirror: Mirror, own: Collection[str], now: datetime) -> str:
+    """Why a mirror needs a new certificate of an ACME server, "" when it needs none.
+
+    `own` are the keys of this host's CAs: theirs is not wanted.  Such a certificate names no address.
+    """
+    if certificate is None:
+        return "has no certificate"
+    if certificate.issuer_key in own:
+        return "the certificate is by the host's CA, not by the ACME server"
+    if not certificate.key_matches:
+        return "the private key does not belong to the certificate"
+    if mirror.host not in certificate.hosts:
+        return f"the certificate is for {', '.join(certificate.hosts) or 'no name'}, not for {mirror.host}"
+    return _ended(certificate, datetime.max.replace(tzinfo=UTC), now)
+
+
+def unfit(certificate: Certificate, host: str) -> str:
+    """Why a certificate that an admin brings is no good for a host at any time, "" when it is."""
+    if not certificate.key_matches:
+        return "the private key does not belong to the certificate, or cannot be read"
+    if not any(_covers(name, host) for name in certificate.hosts):
+        return f"is for {', '.join(certificate.hosts) or 'no name'}, not for {host}"
+    return ""
 
 
 # --- details -------------------------------------------------------------------------------------------------
@@ -404,6 +441,12 @@ def _named(name: x509.Name) -> str:
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _covers(name: str, host: str) -> bool:
+    """A name of a certificate, "*" for one label (RFC 6125, 6.4.3)."""
+    name, host = name.lower(), host.lower()
+    return name == host or (name.startswith("*.") and name[2:] == host.partition(".")[2])
 
 
 def _below(host: str, suffix: str) -> bool:

@@ -10,6 +10,7 @@ that went too early is fetched again, a full disk breaks the downloads of all.
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ class Cached:
     budget: int  # bytes
     used: Mapping[ImageName, datetime] = field(default_factory=dict)  # last use by clients
     pinned: Collection[ImageName] = ()
+    keep: timedelta | None = None  # since the last use; None: as long as there is room
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -53,8 +55,11 @@ def choose(caches: Mapping[str, Cached], floor: int, now: datetime, grace: timed
     rest: list[Iterator[_Step]] = []
     for name, cached in caches.items():
         steps = _steps(name, cached, now, grace)
-        over = cached.store.size - cached.budget
-        leaving[name] = list(_until(steps, over + cached.budget // SLACK if over > 0 else 0))
+        leaving[name] = []
+        if cached.keep:
+            leaving[name], steps = _older(steps, now - cached.keep)
+        over = cached.store.size - cached.budget - sum(step.size for step in leaving[name])
+        leaving[name] += _until(steps, over + cached.budget // SLACK if over > 0 else 0)
         rest.append(steps)
     free = min((cached.store.free for cached in caches.values()), default=floor)
     short = floor - free - _size(leaving)
@@ -95,6 +100,16 @@ def listing(cached: Cached, now: datetime) -> tuple[Listed, ...]:
         pinned = not members.isdisjoint(cached.pinned)
         found.append(Listed(root, size, None if used == _NEVER else used, pinned))
     return tuple(sorted(found, key=lambda each: (each.pinned, each.used or _NEVER, each.image)))
+
+
+def _older(steps: Iterator[_Step], since: datetime) -> tuple[list[_Step], Iterator[_Step]]:
+    """Steps that were last used before, and the others."""
+    found: list[_Step] = []
+    for step in steps:
+        if step.last_use >= since:
+            return found, itertools.chain([step], steps)
+        found.append(step)
+    return found, steps
 
 
 def _until(steps: Iterator[_Step], target: int) -> Iterator[_Step]:

@@ -40,6 +40,7 @@ FORGET = timedelta(hours=1)  # an image that was used and is not cached after th
 ROUNDS = 30  # of look, plan, apply in one go; more would mean that two rules fight
 BACKOFF_SECONDS = (2, 5, 15, 30, 60, 120, 300)
 STATUS_LIMIT = 4 * 2**20  # bytes of the status file
+FOLDERS = ("credentials", "tls", "ca")  # below /etc/mirror-agent: what definitions and settings name lies there
 _RELOAD = "reload"  # the hint of SIGHUP
 
 type Key = tuple[str, str]  # kind of step, subject
@@ -158,7 +159,8 @@ class Agent:
         signal.signal(signal.SIGTERM, self._signalled)
         signal.signal(signal.SIGINT, self._signalled)
         signal.signal(signal.SIGHUP, self._signalled)
-        folders = (*self._paths.definitions, self._paths.settings.parent, self._paths.settings.parent / "credentials")
+        etc = self._paths.settings.parent
+        folders = (*self._paths.definitions, etc, *(etc / name for name in FOLDERS))
         watched = Watched(
             tuple(map(Path, folders)),
             self._systemd.on_change,
@@ -253,7 +255,7 @@ class Agent:
                 self._hold(f"everything stays as it is: {len(problems)} mistakes in {self._paths.settings}", problems)
                 return LOOK_SECONDS
             now = datetime.now(UTC)
-            problems = (*problems, *plan.problems(desired, observed))
+            problems = (*problems, *plan.problems(desired, observed, now))
             self._tell(problems)
             steps = plan.plan(desired, observed, now)
             self._memory.settle(desired, observed, steps)

@@ -9,10 +9,11 @@ that a mirror keeps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path, PurePosixPath
 
@@ -37,6 +38,14 @@ class Role(StrEnum):
 
     EDGE = "edge"
     REGISTRY = "registry"
+
+
+class Issuer(StrEnum):
+    """Who makes a mirror's certificate."""
+
+    OWN = "own"  # the CA of this host
+    ACME = "acme"
+    BROUGHT = "brought"  # an admin, as files
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -148,6 +157,15 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """A mirror's certificate that an admin brings, as PEM files."""
+
+    certificate: Path  # with what stands between it and a root
+    key: Path
+    ca: Path | None = None  # what readers must trust for it; None: they do already
+
+
+@dataclass(frozen=True, slots=True)
 class Definition:
     """One valid definition file.  What was not written is None (or empty): compose() fills it in."""
 
@@ -163,6 +181,11 @@ class Definition:
     budget: int | None = None  # bytes; None: the settings' budget
     fresh: int = 60  # seconds that a tag is served without asking the upstream
     probe: str | None = None  # "repository:tag", small; the first real pull of a new mirror
+    tls: Tls | None = None
+    keep: int | None = (
+        None  # seconds without a use after which an image leaves the cache; None: as long as there is room
+    )
+    allow: tuple[str, ...] = ()  # globs of the repositories that are served; empty: all
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +218,26 @@ class ImageSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AcmeSettings:
+    """An ACME server (RFC 8555), and how its DNS challenges are answered: by an update, or by a command."""
+
+    directory: str  # URL
+    email: str = ""
+    trust: Path | None = None  # what readers must trust for its certificates; None: they do already
+    server: IPv4Address | None = None  # name server that takes updates (RFC 2136)
+    key: Path | None = None  # TSIG key for them, as BIND writes it
+    hook: Path | None = None  # command: HOOK add|remove NAME VALUE
+
+
+@dataclass(frozen=True, slots=True)
 class CertificateSettings:
     """Life times of the agent's own CA and of the leaves it issues."""
 
     ca_days: int = 3650
     leaf_days: int = 90
     roll_days: int = 30  # that readers have to learn to trust a new CA before it is used
+    ca: Path | None = None  # folder of an admin's own CA: ca.key, ca.crt; None: the agent makes one
+    acme: AcmeSettings | None = None  # certificates come from an ACME server, not from a CA of this host
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +277,9 @@ class Mirror:
     budget: int  # bytes
     fresh: int  # seconds
     probe: str | None
+    tls: Tls | None = None
+    keep: int | None = None  # seconds
+    allow: tuple[str, ...] = ()  # globs of repositories; empty: all
 
     @property
     def upstream(self) -> str:
@@ -254,6 +294,11 @@ class Mirror:
         """
         _, slash, path = source.partition("/")
         return self.host + slash + path
+
+
+def served(image: str, allow: Collection[str]) -> bool:
+    """May clients have this "repository:tag"?  `*` in a glob is any number of characters, `/` too; no glob is all."""
+    return not allow or any(fnmatchcase(image.partition(":")[0], glob) for glob in allow)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,14 @@ from mirror_agent.host.containers import Containers
 from mirror_agent.host.store import Stores
 from mirror_agent.host.systemd import Systemd
 from mirror_agent.model import (
+    Authorities,
     Certificate,
     EdgeState,
     File,
     Fill,
     Folder,
     ImageName,
+    Issuer,
     Mirror,
     Paths,
     Problem,
@@ -59,7 +61,8 @@ def look(
     found = files_of(desired)
     running = containers.states()
     known = authorities.read(paths.authority)
-    trust = certificates.trust_bundle(*(each.pem for each in known.all)) if known else ""
+    leaves = _certificates(desired)
+    trust = _trust(desired, known, leaves)
     names = {service_of(path) for path in found if path.parent == paths.units}
     names |= {service_of(unit.path) for pod in desired.pods.values() for unit in pod.units}
     images = {image for pod in desired.pods.values() for image in pod.images}
@@ -87,7 +90,7 @@ def look(
         units=systemd.units(sorted(names)),
         containers=running,
         edges=edges,
-        certificates=_certificates(desired),
+        certificates=leaves,
         authority=known.current.facts if known else None,
         authorities=known,
         rollover=authorities.recall(paths.authority),
@@ -146,6 +149,17 @@ def _edge(netns: str, mirror: Mirror) -> EdgeState | None:
         return namespace.edge_state(netns, mirror.host)
     except Trouble:  # the pod has just stopped: the next look sees it
         return None
+
+
+def _trust(desired: Desired, known: Authorities | None, leaves: Mapping[str, Certificate]) -> str:
+    """PEM of what readers must trust.  CAs of ours that sign nothing here are left out."""
+    if known is None:
+        return ""
+    issuers = {certificates.issuer_of(mirror, desired.settings.certificates) for mirror in desired.mirrors}
+    keys = {each.key for each in known.all}
+    needed = not issuers or Issuer.OWN in issuers or any(leaf.issuer_key in keys for leaf in leaves.values())
+    own = [each.pem for each in known.all] if needed else []
+    return certificates.trust_bundle(*own, *desired.trust)
 
 
 def _certificates(desired: Desired) -> dict[str, Certificate]:

@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
@@ -41,8 +41,10 @@ from mirror_agent.actions import (
     WriteFile,
     WriteUnits,
 )
+from mirror_agent.certificates import Pair
 from mirror_agent.model import (
     Authorities,
+    Authority,
     Certificate,
     ContainerState,
     Document,
@@ -51,6 +53,7 @@ from mirror_agent.model import (
     Fill,
     Folder,
     ImageName,
+    Issuer,
     Mirror,
     Network,
     Paths,
@@ -84,6 +87,9 @@ class Desired:
     accepted: Mapping[str, bytes]  # by mirror: the text of the definition that is in force
     frozen: frozenset[str] = frozenset()  # mirrors, none of the above, that are left as they are: in doubt
     problems: tuple[Problem, ...] = ()  # of definitions that could not be rendered
+    leaves: Mapping[str, Pair] = field(default_factory=dict)  # by mirror: certificates that an admin brought
+    authority: Pair | None = None  # the CA that an admin brought
+    trust: tuple[bytes, ...] = ()  # PEM that readers must trust for what the admin brought
 
 
 def compose(
@@ -97,6 +103,9 @@ def compose(
     accepted: Mapping[str, bytes] | None = None,
     secrets: Mapping[str, File] | None = None,
     frozen: Iterable[str] = (),
+    leaves: Mapping[str, Pair] | None = None,
+    authority: Pair | None = None,
+    trust: tuple[bytes, ...] = (),
 ) -> Desired:
     """What should exist for these mirrors.  `podman` is (major, minor): it decides which quadlet keys may be used.
 
@@ -121,6 +130,9 @@ def compose(
         accepted=accepted or {},
         frozen=(frozenset(frozen) | {problem.mirror for problem in problems}) - rendered.keys(),
         problems=tuple(problems),
+        leaves=leaves or {},
+        authority=authority,
+        trust=trust,
     )
 
 
@@ -171,11 +183,9 @@ def plan(desired: Desired, observed: Observed, now: datetime) -> tuple[Action, .
     there: defaultdict[PurePosixPath, set[PurePosixPath]] = defaultdict(set)  # mirrors/NAME: its files
     for path in observed.files:
         there[path.parent.parent].add(path)
-    forbidden = {problem.mirror for problem in _forbidden(desired, observed)} & {
-        mirror.name for mirror in desired.mirrors if _due(mirror, observed, now)
-    }
+    withheld = _withheld(desired, observed, now)
     for mirror in desired.mirrors:
-        if mirror.name in forbidden:
+        if mirror.name in withheld:
             continue
         configs = there[desired.paths.mirror(mirror.name)]
         steps += _mirror(mirror, desired.pods[mirror.name], configs, desired, observed, now)
@@ -238,17 +248,26 @@ def _prepare(
             yield WriteFile(mirror.name, "changed" if path in observed.files else "new", file)
     for path in sorted(there - wanted.keys()):
         yield DeleteFile(mirror.name, "no longer used", path)
-    if why := _due(mirror, observed, now):
+    if why := _due(mirror, desired, observed, now):
         certificate = observed.certificates.get(mirror.name)
         yield IssueCertificate(mirror.name, why, certificate.not_after if certificate else None)
 
 
-def _due(mirror: Mirror, observed: Observed, now: datetime) -> str:
-    """Why a mirror needs a new certificate, "" when it needs none."""
+def _due(mirror: Mirror, desired: Desired, observed: Observed, now: datetime) -> str:
+    """Why a mirror needs a new certificate, "" when it needs none or none can be had."""
+    certificate, known = observed.certificates.get(mirror.name), observed.authorities
     if observed.authority is None:
         return ""
-    trusted = [old.key for old in observed.authorities.old] if observed.authorities else ()
-    return certificates.due(observed.certificates.get(mirror.name), mirror, observed.authority, now, trusted)
+    match certificates.issuer_of(mirror, desired.settings.certificates):
+        case Issuer.BROUGHT:
+            pair = desired.leaves.get(mirror.name)
+            brought = pair and certificates.facts(pair.certificate, pair.key)
+            return f"{mirror.tls and mirror.tls.certificate} is another one" if pair and brought != certificate else ""
+        case Issuer.ACME:
+            own = [each.key for each in known.all] if known else ()
+            return certificates.due_elsewhere(certificate, mirror, own, now)
+    trusted = [old.key for old in known.old] if known else ()
+    return certificates.due(certificate, mirror, observed.authority, now, trusted)
 
 
 def _holds(mirror: Mirror, pod: Pod, observed: Observed) -> bool:
@@ -374,6 +393,7 @@ def _evict(desired: Desired, observed: Observed, now: datetime) -> Iterator[Acti
             mirror.budget,
             observed.usage.get(mirror.name, Usage()).used,
             observed.kept.get(mirror.name, ()),
+            timedelta(seconds=mirror.keep) if mirror.keep else None,
         )
         for mirror in desired.mirrors
         if mirror.name in observed.stores
@@ -382,7 +402,9 @@ def _evict(desired: Desired, observed: Observed, now: datetime) -> Iterator[Acti
     for name, leaving in chosen.items():
         cached = caches[name]
         over = cached.store.size > cached.budget
-        yield Evict(name, "over its budget" if over else "the host runs out of space", leaving)
+        short = min(each.store.free for each in caches.values()) < floor
+        why = "over its budget" if over else "the host runs out of space" if short else "not used for its keep time"
+        yield Evict(name, why, leaving)
     freed = sum(leaving.size for leaving in chosen.values())
     for name, cached in caches.items():
         free = cached.store.free + freed
@@ -403,30 +425,63 @@ def rollover_view(desired: Desired, observed: Observed) -> rollover.View | None:
     held = all(published.get(each.name) == each.content for each in bundle for published in observed.published.values())
     return rollover.View(
         observed.authorities,
+        brought=_brought(desired),
         rollover=observed.rollover,
         published=held and not observed.unread,
         signers={certificate.issuer_key for certificate in observed.certificates.values()},
     )
 
 
-def problems(desired: Desired, observed: Observed) -> tuple[Problem, ...]:
-    """What the host shows to be wrong with what the admin wrote."""
-    return tuple(_forbidden(desired, observed))
+def _brought(desired: Desired) -> Authority | None:
+    if (pair := desired.authority) is None:
+        return None
+    return Authority(certificates.facts(pair.certificate, pair.key), pair.certificate)
+
+
+def problems(desired: Desired, observed: Observed, now: datetime) -> tuple[Problem, ...]:
+    """What the host, or the calendar, shows to be wrong with what the admin wrote or brought."""
+    return (*_forbidden(desired, observed), *_ending(desired, observed, now))
 
 
 def _forbidden(desired: Desired, observed: Observed) -> Iterator[Problem]:
-    """Mirrors that the CA may not vouch for: told early, and held back where they have no certificate yet."""
-    if (known := observed.authorities) is None:
-        return
-    for mirror in desired.mirrors:
+    """Mirrors that the CA may not vouch for: told early, and held back where they need a certificate now."""
+    settings, known = desired.settings.certificates, observed.authorities
+    for mirror in desired.mirrors if known else ():
+        if known is None or certificates.issuer_of(mirror, settings) != Issuer.OWN:
+            continue
         if not (reason := certificates.forbids(known.current.pem, mirror.host, mirror.address)):
             continue
         hint = certificates.WAY_OUT
         if known.coming and not certificates.forbids(known.coming.pem, mirror.host, mirror.address):
             view = rollover_view(desired, observed)
-            at = view and rollover.switches_at(view, desired.settings.certificates)
+            at = view and rollover.switches_at(view, settings)
             hint = f"the next CA permits it: it is used from {at:%Y-%m-%d} on, or after mirror-agent ca roll --confirm"
         yield Problem(f"{mirror.name}.toml", "host", f"the CA {reason}", hint, mirror.name)
+
+
+def _ending(desired: Desired, observed: Observed, now: datetime) -> Iterator[Problem]:
+    """What an admin brought and nobody but the admin can renew."""
+    settings, known = desired.settings.certificates, observed.authorities
+    for mirror in desired.mirrors:
+        certificate = observed.certificates.get(mirror.name)
+        if mirror.tls and certificate and now >= certificates.next_due(certificate):
+            reason = f"{mirror.tls.certificate} ends at {certificate.not_after:%Y-%m-%d %H:%M} UTC"
+            hint = "put a new certificate and its key there: they are taken at once"
+            yield Problem(f"{mirror.name}.toml", "tls.certificate", reason, hint, mirror.name)
+    if settings.ca and known and now >= rollover.begins_at(known.current, settings):
+        reason = f"the CA in {settings.ca} ends at {known.current.facts.not_after:%Y-%m-%d}"
+        yield Problem(str(desired.paths.settings), "certificates.ca", reason, "put a new one there, in good time")
+
+
+def _withheld(desired: Desired, observed: Observed, now: datetime) -> frozenset[str]:
+    """Mirrors for which no certificate can be had: what runs of them is left as it is."""
+    forbidden = {problem.mirror for problem in _forbidden(desired, observed)}
+    return frozenset(
+        mirror.name
+        for mirror in desired.mirrors
+        if (mirror.name in forbidden and _due(mirror, desired, observed, now))
+        or (mirror.tls and mirror.name not in desired.leaves and mirror.name not in observed.certificates)
+    )
 
 
 # --- publication ---------------------------------------------------------------------------------------------

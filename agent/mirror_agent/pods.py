@@ -37,6 +37,7 @@ _ALLOWED = {
     "name": _LABEL_RE,
     "source": r"[a-z0-9][a-z0-9._:/-]*",
     "remote": r"https?://[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?",
+    "glob": r"[a-z0-9*][a-z0-9._*/-]*",
     "mac": r"[0-9a-f]{2}(:[0-9a-f]{2}){5}",
     "path": _PATH_RE,
     "image": r"[a-z0-9][A-Za-z0-9._/:-]*(@sha256:[0-9a-f]{64})?",
@@ -131,7 +132,7 @@ def render_pod(
     name = _checked("name", mirror.name, "name")
     state = paths.mirror(name)
     cache = PurePosixPath(settings.cache.path) / name
-    edge_config, edge_config_hash = _edge_config(templates, mirror.fresh)
+    edge_config, edge_config_hash = _edge_config(templates, mirror)
     config = _registry_config(templates, _checked("remote", mirror.remote, "remote"))
 
     common: dict[str, Value] = {
@@ -268,10 +269,20 @@ def _unit(template: str, values: Mapping[str, Value]) -> str:
     return text
 
 
-def _edge_config(templates: Templates, fresh: int) -> tuple[str, str]:
+def _edge_config(templates: Templates, mirror: Mirror) -> tuple[str, str]:
     """Render nginx.conf and its hash.  At least 1 s fresh: nginx does not store what is fresh for 0 s."""
-    seconds = {"fresh": str(max(fresh, 1)), "hold": str(min(max(fresh, 1), _HOLD))}
-    return _hashed(lambda digest: _render(templates.edge_config, {**seconds, "edge_config": digest}))
+    fresh = max(mirror.fresh, 1)
+    values: dict[str, Value] = {
+        "fresh": str(fresh),
+        "hold": str(min(fresh, _HOLD)),
+        "allow": tuple(_pattern(glob) for glob in mirror.allow),
+    }
+    return _hashed(lambda digest: _render(templates.edge_config, {**values, "edge_config": digest}))
+
+
+def _pattern(glob: str) -> str:
+    """A glob of repositories as a regular expression: `*` is any number of characters."""
+    return _checked("glob", glob, "allow").replace(".", r"\.").replace("*", ".*")
 
 
 def _registry_config(templates: Templates, remote: str) -> str:

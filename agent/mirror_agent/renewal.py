@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mirror_agent import certificates
 from mirror_agent.host import authorities, files, issuers, pairs
-from mirror_agent.model import Mirror, Paths, Trouble
+from mirror_agent.model import Issuer, Mirror, Paths, Trouble
 from mirror_agent.plan import Desired
 
 
@@ -38,9 +38,12 @@ def _renew(mirror: Mirror, desired: Desired, only_due: bool) -> str:
             return ""  # it never ran: the agent brings it up, with a certificate
         raise Trouble(mirror.name, "does not run yet", "the agent makes its first certificate when it brings it up")
     last = pairs.current(paths.mirror(mirror.name) / "tls")
+    settings = desired.settings.certificates
+    if only_due and certificates.issuer_of(mirror, settings) != Issuer.OWN:
+        return ""  # at boot there is no network yet; and what was brought does not get younger
     why = _why(mirror, paths, now) if only_due else "asked for"
     if why:
-        issuers.renew(issuers.Order(mirror, desired.settings.certificates, paths, last, now))
+        issuers.renew(issuers.Order(mirror, settings, paths, last, now, desired.leaves.get(mirror.name)))
     return why
 
 

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 from pathlib import Path, PurePosixPath
 
 from mirror_agent import addresses, config, pods
-from mirror_agent.host import files, state
+from mirror_agent.host import bring, files, state
 from mirror_agent.model import Candidate, File, Mirror, Paths, Problem, Settings, Trouble
 from mirror_agent.plan import Desired, compose
 
@@ -60,6 +60,7 @@ def read(
         if definition.name in leases
     ]
     credentials, missing = _credentials(mirrors, paths) if secrets else ({}, ())
+    brought = bring.read(mirrors, settings, paths) if secrets else bring.Brought()
     desired = compose(
         settings,
         mirrors,
@@ -69,9 +70,12 @@ def read(
         leases=leases,
         accepted=reading.accepted,
         secrets=credentials,
+        leaves=brought.leaves,
+        authority=brought.authority,
+        trust=brought.trust,
         frozen=reading.frozen | {problem.mirror for problem in more},
     )
-    return Wish(desired, (*problems, *reading.problems, *more, *missing, *desired.problems))
+    return Wish(desired, (*problems, *reading.problems, *more, *missing, *brought.problems, *desired.problems))
 
 
 def _settings(paths: Paths) -> tuple[Settings | None, tuple[Problem, ...]]:

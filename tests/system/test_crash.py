@@ -96,7 +96,7 @@ def test_killed_at_many_points_of_many_changes(five: Appliance) -> None:
     assert litter(five) == ""
     large = five.box.push("docker.io", "slow/app:1", layer_sizes=(25_000_000,))["layers"][0]["digest"]
     docker, hit = five.starts("docker"), set()
-    with slow_pull(five, "docker", "slow/app", large, rate=250_000):
+    with slow_pull(five, "docker", "slow/app", large, rate=150_000):
         for change, steps in CHANGES:
             edit(five, change)
             hit |= kill_at(five, steps)

@@ -83,7 +83,7 @@ def test_a_pod_that_started_announces_its_address(one: Appliance) -> None:
     """Peers that remember another MAC for it reach it at once: without an announcement they would for 40 s not."""
     row = one.mirror("quay")
     mac = "02:00:" + ":".join(f"{int(part):02x}" for part in row["address"].split("."))
-    one.box.node("sh", "-c", f"python3 -c '{_LISTEN}' {row['address']} 6 > /tmp/heard 2>&1 &")
+    one.box.node("sh", "-c", f"python3 -c '{_LISTEN}' {row['address']} 20 > /tmp/heard 2>&1 &")
     one.box.node("sh", "-c", "until grep -q listening /tmp/heard; do sleep 0.1; done")
     one.box.node(
         "ip", "neigh", "replace", row["address"], "lladdr", "02:de:ad:00:00:01", "dev", "lan0", "nud", "reachable"

@@ -172,6 +172,22 @@ def test_two_runs_at_once_keep_both_sets(warmed: Appliance) -> None:
     assert {row["repository"]: row["kept"] for row in rows if row["kept"]} == {"both/x": ["set-x"], "both/y": ["set-y"]}
 
 
+def test_what_is_not_allowed_is_denied(warmed: Appliance) -> None:
+    for name in ("yes/app", "no/app", "yes"):
+        warmed.box.push("quay.io", f"{name}:1", layer_sizes=(1000,))
+    warmed.define("quay", 'source = "quay.io"\nallow = ["yes/*", "podman/hello"]\n')
+    warmed.settle()
+    starts = warmed.starts("quay")
+    told = troubles(warm(warmed, "quay.io/yes/app:1", "quay.io/no/app:1", "quay.io/yes:1", code=1))
+    assert told["quay.io/yes/app:1"] == ""
+    assert "403 DENIED" in told["quay.io/no/app:1"]
+    assert "403 DENIED" in told["quay.io/yes:1"]
+    warmed.drop("quay")
+    warmed.settle()
+    assert troubles(warm(warmed, "quay.io/no/app:1")) == {"quay.io/no/app:1": ""}
+    assert warmed.starts("quay") == starts  # a reload each, no restart
+
+
 def test_the_numbers_are_in_status_and_metrics(warmed: Appliance) -> None:
     image = warmed.box.push("quay.io", "numbers/app:1", layer_sizes=(10 * MB,))
     warmed.settle()

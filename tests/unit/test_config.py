@@ -89,6 +89,7 @@ def test_every_key_has_its_effect() -> None:
         host    = "team"
         address = "10.0.0.60"
         policy  = "AllowContactingSource"
+        allow   = ["team/*", "other/app"]
         probe   = "team/tiny:1.0"
         [upstream]
         credentials = "/etc/mirror-agent/team.credentials"
@@ -96,6 +97,7 @@ def test_every_key_has_its_effect() -> None:
         [cache]
         budget = "1 TiB"
         fresh  = "5m"
+        keep   = "90d"
     """
     assert read(text, "team.toml") == Definition(
         name="team",
@@ -110,6 +112,8 @@ def test_every_key_has_its_effect() -> None:
         budget=2**40,
         fresh=300,
         probe="team/tiny:1.0",
+        keep=90 * 86400,
+        allow=("team/*", "other/app"),
     )
 
 
@@ -301,7 +305,7 @@ def test_the_five_upstreams_of_the_recipe_are_shipped() -> None:
 def test_a_shipped_definition_shows_every_key_with_its_default(path: Path) -> None:
     plain, full = read(path.read_bytes(), path.name), read(uncommented(path), path.name)
     assert dotted(tomllib.loads(uncommented(path).decode())) == {key for key, _ in keys(DefinitionTable)}
-    assert replace(full, host=None, address=None, credentials=None, budget=None) == plain
+    assert replace(full, host=None, address=None, credentials=None, budget=None, keep=None, allow=(), tls=None) == plain
 
 
 def test_the_shipped_settings_show_every_key_with_its_default() -> None:
@@ -310,7 +314,8 @@ def test_the_shipped_settings_show_every_key_with_its_default() -> None:
     settings, problems = parse_settings(path.name, uncommented(path))
     assert problems == ()
     assert settings
-    example = replace(settings, publish=SETTINGS.publish, network=replace(settings.network, dns=()))
+    lives = replace(settings.certificates, ca=None, acme=None)
+    example = replace(settings, publish=SETTINGS.publish, network=replace(settings.network, dns=()), certificates=lives)
     assert example == SETTINGS
     # As shipped they claim nothing on anybody's LAN.
     assert parse_settings(path.name, path.read_bytes())[0] is None
@@ -321,6 +326,27 @@ def dotted(table: dict[str, object], prefix: str = "") -> set[str]:
     for key, value in table.items():
         found |= {prefix + key} | (dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else set())
     return found
+
+
+ACME = SMALLEST + '[certificates.acme]\ndirectory = "https://acme.example:14000/dir"\n'
+
+
+@pytest.mark.parametrize(
+    ("keys", "reasons"),
+    [
+        ('hook = "/etc/mirror-agent/tls/hook"', []),
+        ('server = "10.0.0.53"\nkey = "/etc/mirror-agent/tls/key"', []),
+        ("", ["certificates.acme.hook: is missing, and so is server"]),
+        ('server = "10.0.0.53"', ["certificates.acme.key: is missing"]),
+        ('key = "/etc/mirror-agent/tls/key"', ["certificates.acme.hook: is missing, and so is server"]),
+        ('hook = "/etc/passwd"', ['certificates.acme.hook: "/etc/passwd" is no file below /etc/mirror-agent']),
+        ('server = "x"', ['certificates.acme.server: "x" is no IPv4 address']),
+    ],
+)
+def test_a_dns_challenge_is_answered_in_one_way(keys: str, reasons: list[str]) -> None:
+    settings, problems = parse_settings("agent.toml", (ACME + keys).encode())
+    assert (settings is None) == bool(reasons)
+    assert [f"{problem.key}: {problem.reason}" for problem in problems] == reasons
 
 
 @pytest.mark.parametrize(("title", "schema"), [("Settings", SettingsTable), ("Definitions", DefinitionTable)])

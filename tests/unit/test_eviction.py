@@ -155,6 +155,22 @@ def test_a_disk_that_is_nearly_full_takes_even_what_was_just_used() -> None:
     assert choose({"m": replace(full, pinned=[("r", "a")])}, 100, NOW)["m"].images == (("r", "b"),)
 
 
+def test_what_was_not_used_for_its_keep_time_leaves_even_when_there_is_room() -> None:
+    images = [
+        Image("r", name, (f"l{name}",), fetched=at(99), used=at(days))
+        for name, days in (("a", 5), ("b", 20), ("c", 40), ("d", 50))
+    ]
+    sizes = {f"l{name}": 10 for name in "abcd"}
+    for keep, gone in ((60, ()), (45, ("d",)), (30, ("c", "d")), (1, ("a", "b", "c", "d"))):
+        kept = replace(cached(images, sizes), keep=timedelta(days=keep))
+        found = choose({"m": kept}, 0, NOW).get("m", Eviction((), (), 0))
+        assert sorted(digest for _, digest in found.images) == list(gone)
+    held = replace(cached(images, sizes, pinned=[("r", "d")]), keep=timedelta(days=1))
+    assert ("r", "d") not in choose({"m": held}, 0, NOW)["m"].images
+    tight = replace(cached(images, sizes, budget=15), keep=timedelta(days=45))
+    assert sorted(digest for _, digest in choose({"m": tight}, 0, NOW)["m"].images) == ["b", "c", "d"]
+
+
 def test_times_to_come_say_nothing() -> None:
     """A clock that was once years ahead does not keep images for years."""
     wrong = NOW + timedelta(days=3000)

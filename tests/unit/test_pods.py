@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path, PurePosixPath
 
@@ -55,6 +56,10 @@ def render(mirror: Mirror = QUAY, settings: Settings = SETTINGS, version: tuple[
 
 def text(files: tuple[File, ...], name: str) -> str:
     return next(file.content for file in files if file.path.name == name).decode()
+
+
+def nginx_conf(mirror: Mirror) -> str:
+    return text(render(mirror).configs, "nginx.conf")
 
 
 def values(files: tuple[File, ...], name: str, key: str) -> list[str]:
@@ -283,3 +288,40 @@ def test_a_template_with_an_unknown_word_is_an_error() -> None:
 
 def test_paths_are_posix_on_every_machine() -> None:
     assert all(isinstance(file.path, PurePosixPath) for file in render().units)
+
+
+@pytest.mark.parametrize(
+    ("path", "denied"),
+    [
+        ("/v2/library/nginx/manifests/1.27", False),
+        ("/v2/library/a/b/blobs/sha256:1", False),
+        ("/v2/team/app/tags/list", False),
+        ("/v2/team/app2/manifests/1", True),
+        ("/v2/team/manifests/1", True),
+        ("/v2/other/library/nginx/manifests/1", True),
+        ("/v2/team/app/manifests/secret/manifests/1", True),  # a repository of that name, not a tag of team/app
+        ("/v2/teamxapp/manifests/1", True),
+        ("/v2/x.y/manifests/1", False),
+        ("/v2/xzy/manifests/1", True),
+        ("/v2/", False),
+        ("/v2/anything/referrers/sha256:1", False),  # not found, whatever it is
+    ],
+)
+def test_the_edge_denies_what_is_not_allowed(path: str, denied: bool) -> None:
+    """The map as nginx reads it: the first expression that matches."""
+    conf = nginx_conf(dataclasses.replace(QUAY, allow=("library/*", "team/app", "x.y")))
+    body = re.search(r"map \$uri \$denied \{(.*?)\n    \}", conf, re.DOTALL)
+    assert body
+    rules = re.findall(r'"~(.*)" (\d);', body[1])
+    assert next((value for pattern, value in rules if re.search(pattern, path)), "0") == str(int(denied))
+    assert "if ($denied) { return 451; }" in conf
+
+
+def test_without_an_allow_list_nothing_is_denied() -> None:
+    assert "denied" not in nginx_conf(QUAY)
+
+
+@pytest.mark.parametrize("glob", ['a"', "a;", "a b", "a\n", "A", "a$", ""])
+def test_an_allow_list_cannot_break_out(glob: str) -> None:
+    with pytest.raises(Trouble):
+        nginx_conf(dataclasses.replace(QUAY, allow=(glob,)))

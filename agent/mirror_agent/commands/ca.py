@@ -67,7 +67,12 @@ def roll(
             complain(map(str, wanted.problems))
             raise typer.Exit(PROBLEM)
         hosts = [mirror.host for mirror in wanted.desired.mirrors]
-        pair = own.make_authority(wanted.desired.settings, hosts, datetime.now(UTC))
+        settings = wanted.desired.settings
+        if settings.certificates.ca:
+            raise Trouble(
+                "ca roll", "the CA is one that was brought", f"put the next one into {settings.certificates.ca}"
+            )
+        pair = own.make_authority(settings, hosts, datetime.now(UTC))
         authorities.prepare(paths.authority, pair)
         sys.stdout.write(f"{certificates.facts(pair.certificate, None).subject}: prepared\n")
     nudge()

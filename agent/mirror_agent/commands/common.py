@@ -98,7 +98,7 @@ def find_paths(settings: Path | None, definitions: Path | None) -> Paths:
     return paths
 
 
-def read_files(paths: Paths) -> wish.Wish:
+def read_files(paths: Paths, secrets: bool = False) -> wish.Wish:
     """What should exist, as far as it can be said from files alone."""
     own = paths.definitions == Paths().definitions
     try:
@@ -106,6 +106,6 @@ def read_files(paths: Paths) -> wish.Wish:
     except Trouble:  # not root: leases are then those that a new host would give
         memory = wish.Remembered({}, {})
     try:
-        return wish.read(paths, memory, NEWEST_PODMAN, owner=0 if own else None, secrets=False)
+        return wish.read(paths, memory, NEWEST_PODMAN, owner=0 if own else None, secrets=secrets)
     except Trouble as trouble:
         return wish.Wish(None, (Problem(trouble.where, "", trouble.reason, trouble.hint),))

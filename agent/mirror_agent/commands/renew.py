@@ -20,7 +20,7 @@ def renew(
     """Renew certificates now.  The edges take them without dropping a connection."""
     if os.geteuid() != 0:
         raise Trouble("renew", "only root may make certificates", "sudo mirror-agent renew")
-    wanted = read_files(Paths())
+    wanted = read_files(Paths(), secrets=True)
     if wanted.desired is None:
         complain(map(str, wanted.problems))
         raise typer.Exit(PROBLEM)

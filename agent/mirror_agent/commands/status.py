@@ -33,23 +33,40 @@ def show_status(as_json: JsonOption = False) -> None:
 
 def _show(status: dict[str, Any]) -> None:
     console = screen()
-    table = new_table("MIRROR", "UPSTREAM", "HOST", "ADDRESS", "STATE", "PUBLISHED", "CERTIFICATE UNTIL")
+    table = new_table("MIRROR", "UPSTREAM", "HOST", "ADDRESS", "STATE", "PUBLISHED")
     for row in status["mirrors"]:
         colour = _COLOURS.get(State(row["state"]), "yellow")
         table.add_row(
             row["name"], row["upstream"], row["host"], row["address"], f"[{colour}]{row['state']}[/]",
-            "yes" if row["published"] else "no", row["not_after"][:10] or "-",
+            "yes" if row["published"] else "no",
         )  # fmt: skip
     if status["mirrors"]:
         console.print(table)
         console.print(_caches(status["mirrors"]))
+        console.print(_certificates(status["mirrors"]))
     for failure in status["failures"]:
         about = f"{failure['mirror']}: " if failure["mirror"] else ""
         console.print(f"[red]{escape(about + failure['reason'])}[/]; tried again at {failure['again'][11:19]} UTC")
     complain(str(Problem(**problem)) for problem in status["problems"])
+    authority = status["authority"]
+    if authority["stage"] not in ("", "steady"):
+        console.print(f"The CA is being replaced ({authority['stage']}): mirror-agent ca show")
     if status["folder"]:
         console.print(f"Published to {status['folder']}: {status['publication']}")
     console.print(status["line"])
+
+
+def _certificates(mirrors: list[dict[str, Any]]) -> Table:
+    """The mirrors' certificates.  SHOWN: the edge shows clients this very one."""
+    table = new_table("MIRROR", "CERTIFICATE UNTIL", "NEXT", "SHOWN", "ISSUER", "SERIAL")
+    for row in mirrors:
+        found = row["certificate"]
+        shown = "yes" if found["served"] else "[yellow]no[/]"
+        table.add_row(
+            row["name"], found["not_after"][:10] or "-", found["renewal"][:10] or "-", shown,
+            escape(found["issuer"]), found["serial"],
+        )  # fmt: skip
+    return table
 
 
 def _caches(mirrors: list[dict[str, Any]]) -> Table:

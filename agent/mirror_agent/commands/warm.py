@@ -68,7 +68,7 @@ def warm(
         troubles[each.text] = Trouble(each.mirror, "the mirror does not run", "mirror-agent status")
     run = warming.Warming(
         sources,
-        certificates.trust_bundle(authorities.load(paths.authority).certificate),
+        certificates.trust_bundle(authorities.trust(paths.authority), *desired.trust),
         platforms or [f"linux/{_MACHINES.get(platform.machine(), platform.machine())}"],
         jobs,
         lambda mirror, image: _keep(paths, keep, mirror, image) if keep else None,
@@ -129,7 +129,7 @@ def _texts(images: list[str]) -> list[str]:
 
 
 def _desired(paths: Paths) -> plan.Desired:
-    wanted = read_files(paths)
+    wanted = read_files(paths, secrets=True)
     if wanted.desired is None:
         complain(map(str, wanted.problems))
         raise typer.Exit(PROBLEM)

@@ -15,10 +15,11 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from mirror_agent.config import registries, values
 from mirror_agent.config.toml import LARGEST_FILE, Table, parse
 from mirror_agent.config.words import Mistake, kind, plain, safe, shown, text
-from mirror_agent.model import Candidate, Definition, Policy, Problem, Settings
+from mirror_agent.model import Candidate, Definition, Policy, Problem, Settings, Tls, served
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 SUFFIX = ".toml"
+MOST_GLOBS = 200
 
 # What editors, packages and people leave behind or put beside: no mistakes, no definitions.
 _LEFTOVER = re.compile(
@@ -59,6 +60,17 @@ class CacheTable(Table):
 
     budget: Annotated[int | None, text(values.size)] = Field(default=None, examples=['"100GiB"'])
     fresh: Annotated[int, text(values.fresh)] = Field(default=60, examples=['"60s"'])
+    keep: Annotated[int | None, text(values.keep)] = Field(default=None, examples=['"90d"'])
+
+
+class TlsTable(Table):
+    """[tls]: a certificate of the admin's own for this mirror."""
+
+    certificate: Annotated[Path, text(values.own_file)] = Field(examples=['"/etc/mirror-agent/tls/quay.crt"'])
+    key: Annotated[Path, text(values.own_file)] = Field(examples=['"/etc/mirror-agent/tls/quay.key"'])
+    ca: Annotated[Path | None, text(values.own_file)] = Field(
+        default=None, examples=['"/etc/mirror-agent/tls/company.crt"']
+    )
 
 
 class DefinitionTable(Table):
@@ -66,7 +78,9 @@ class DefinitionTable(Table):
 
     upstream: UpstreamTable = UpstreamTable()
     cache: CacheTable = CacheTable()
+    tls: TlsTable | None = None
     policy: Annotated[Policy, text(values.policy)] = Field(default=Policy.NEVER, examples=[f'"{Policy.NEVER}"'])
+    allow: list[Annotated[str, text(values.glob)]] = Field(default=[], examples=['["library/*"]'])
     probe: Annotated[str | None, text(registries.probe)] = Field(default=None, examples=['"podman/hello:latest"'])
     host: Annotated[str | None, text(registries.host_name)] = Field(default=None, examples=['"quay.mirror.lan"'])
     address: Annotated[IPv4Address | None, text(values.address)] = Field(default=None, examples=['"10.0.0.4"'])
@@ -80,6 +94,22 @@ class DefinitionTable(Table):
     def _qualify(cls, host: str, info: ValidationInfo) -> str:
         """A name without a dot is one of the settings' domain."""
         return host if "." in host else registries.host_name(f"{host}.{_context(info).settings.domain}")
+
+    @field_validator("allow")
+    @classmethod
+    def _some(cls, allow: list[str]) -> list[str]:
+        if not allow:
+            raise Mistake("is an empty list", "leave it out to allow everything")
+        if len(allow) > MOST_GLOBS:
+            raise Mistake(f"has {len(allow)} entries", f"at most {MOST_GLOBS}")
+        return allow
+
+    @field_validator("probe")
+    @classmethod
+    def _allowed(cls, probe: str, info: ValidationInfo) -> str:
+        if not served(probe, info.data.get("allow", ())):
+            raise Mistake(f"{shown(probe)} is not among what allow names", "the mirror would refuse its own proof")
+        return probe
 
     @field_validator("address")
     @classmethod
@@ -240,4 +270,7 @@ def _definition(name: str, file: str, table: DefinitionTable, remote: str) -> De
         budget=table.cache.budget,
         fresh=table.cache.fresh,
         probe=table.probe or registries.PROBES.get(remote),
+        tls=Tls(**dict(table.tls)) if table.tls else None,
+        keep=table.cache.keep,
+        allow=tuple(table.allow),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from mirror_agent.config import registries, values
 from mirror_agent.config.toml import Table, parse
 from mirror_agent.config.words import Mistake, safe, shown, text
 from mirror_agent.model import (
+    AcmeSettings,
     CacheSettings,
     CertificateSettings,
     ImageSettings,
@@ -88,6 +90,40 @@ class ImagesTable(Table):
     )
 
 
+class AcmeTable(Table):
+    """[certificates.acme]: certificates from an ACME server.  The order counts."""
+
+    directory: Annotated[str, text(values.url)] = Field(examples=['"https://acme.example.com/directory"'])
+    email: Annotated[str, text(values.email)] = Field(default="", examples=['"pki@example.com"'])
+    trust: Annotated[Path | None, text(values.own_file)] = Field(
+        default=None, examples=['"/etc/mirror-agent/tls/acme-root.crt"']
+    )
+    server: Annotated[IPv4Address | None, text(values.address)] = Field(default=None, examples=['"10.0.0.53"'])
+    key: Annotated[Path | None, text(values.own_file)] = Field(
+        default=None, examples=['"/etc/mirror-agent/tls/update.key"']
+    )
+    hook: Annotated[Path | None, text(values.own_file)] = Field(
+        default=None, examples=['"/etc/mirror-agent/tls/acme-dns"'], validate_default=True
+    )
+
+    @field_validator("hook", mode="wrap")
+    @classmethod
+    def _one_way(cls, value: object, parse_hook: Callable[[object], Path], info: ValidationInfo) -> Path | None:
+        hook = None if value is None else parse_hook(value)  # TOML has no null: it is the default
+        if "server" not in info.data or "key" not in info.data:
+            return hook  # told already
+        server, key = info.data["server"], info.data["key"]
+        if server is None and hook is None:
+            raise Mistake("is missing, and so is server", "the DNS challenge is answered by server and key, or by hook")
+        if (server is None) != (key is None):
+            raise Mistake(
+                "is missing",
+                "an update of the name server needs server and key",
+                "certificates.acme." + ("key" if server else "server"),
+            )
+        return hook
+
+
 class CertificatesTable(Table):
     """[certificates]: life times of the agent's own CA and of what it issues."""
 
@@ -99,6 +135,9 @@ class CertificatesTable(Table):
     roll_days: Annotated[int, values.days(1, 365)] = Field(
         default=_CERTIFICATES.roll_days, examples=["30"], validate_default=True
     )
+
+    ca: Annotated[Path | None, text(values.own_file)] = Field(default=None, examples=['"/etc/mirror-agent/ca"'])
+    acme: AcmeTable | None = None
 
     @field_validator("leaf_days")
     @classmethod
@@ -168,9 +207,14 @@ def parse_settings(file: str, content: bytes) -> tuple[Settings | None, tuple[Pr
         network=NetworkSettings(lan.parent, lan.subnet, lan.gateway, *lan.range, dns=tuple(lan.dns)),
         cache=CacheSettings(table.cache.path, table.cache.budget, table.cache.free),
         images=ImageSettings(table.images.edge, table.images.registry),
-        certificates=CertificateSettings(**dict(table.certificates)),
+        certificates=_certificates(table.certificates),
         publish=PublishSettings(table.publish.folder.path if table.publish.folder else None),
     ), ()
+
+
+def _certificates(table: CertificatesTable) -> CertificateSettings:
+    acme = AcmeSettings(**dict(table.acme)) if table.acme else None
+    return CertificateSettings(**{**dict(table), "acme": acme})
 
 
 def _check_host(address: IPv4Address, subnet: IPv4Network | None) -> None:

@@ -18,11 +18,15 @@ from mirror_agent.model import Paths, Policy
 SMALLEST_SIZE = 256 * 2**20  # less than one usual image: a slip of the unit
 LARGEST_SIZE = 2**50
 LONGEST_FRESH = 86_400
+SHORTEST_KEEP, LONGEST_KEEP = 3_600, 3650 * 86_400
 
 _FOLDER = re.compile(r"(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)+")
 _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")  # IFNAMSIZ is 16 with the zero byte
 _SIZE = re.compile(r"([0-9]{1,9}) ?(Mi?B|Gi?B|Ti?B)")
-_FRESH = re.compile(r"([0-9]{1,9}) ?([smhd])")
+_TIME = re.compile(r"([0-9]{1,9}) ?([smhd])")
+_GLOB = re.compile(r"[a-z0-9*](?:[a-z0-9._*/-]{0,253}[a-z0-9*])?")
+_URL = re.compile(r"https://[a-z0-9][a-z0-9.-]*(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~-]+)*/?")
+_EMAIL = re.compile(r"[A-Za-z0-9._+-]+@[a-z0-9-]+(?:\.[a-z0-9-]+)+")
 _UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -55,13 +59,29 @@ def size(value: str) -> int:
 
 def fresh(value: str) -> int:
     """A number of seconds, as "60s", up to a day.  Raises Mistake."""
-    match = _FRESH.fullmatch(value)
+    return _time(value, 'as "60s", "5m" or "1h"', 1, LONGEST_FRESH, "from 1s to 1d")
+
+
+def keep(value: str) -> int:
+    """A number of seconds, as "90d", from an hour to ten years.  Raises Mistake."""
+    return _time(value, 'as "90d" or "12h"', SHORTEST_KEEP, LONGEST_KEEP, "from 1h to 3650d")
+
+
+def _time(value: str, form: str, shortest: int, longest: int, bounds: str) -> int:
+    match = _TIME.fullmatch(value)
     if not match:
-        raise Mistake(f"{shown(value)} is no length of time", 'as "60s", "5m" or "1h"')
+        raise Mistake(f"{shown(value)} is no length of time", form)
     seconds = int(match[1]) * _SECONDS[match[2]]
-    if not 1 <= seconds <= LONGEST_FRESH:
-        raise Mistake(f"{shown(value)} is out of bounds", "from 1s to 1d")
+    if not shortest <= seconds <= longest:
+        raise Mistake(f"{shown(value)} is out of bounds", bounds)
     return seconds
+
+
+def glob(value: str) -> str:
+    """Repositories at the remote, as "library/*".  Raises Mistake."""
+    if not _GLOB.fullmatch(value) or "//" in value:
+        raise Mistake(f"{shown(value)} names no repositories", 'without the registry, as "library/*" or "team/app"')
+    return value
 
 
 def days(low: int, high: int) -> PlainValidator:
@@ -132,6 +152,28 @@ def credentials(value: str) -> Path:
     if value == str(Paths().settings):
         raise Mistake(f"{value} holds the settings", f'a file of its own, as "{base}/quay.credentials"')
     return Path(value)
+
+
+def own_file(value: str) -> Path:
+    """A file, or folder, below /etc/mirror-agent.  Raises Mistake."""
+    base = Paths().settings.parent
+    if not _FOLDER.fullmatch(value) or not value.startswith(f"{base}/") or value == str(Paths().settings):
+        raise Mistake(f"{shown(value)} is no file below {base}", f'as "{base}/tls/quay.crt"')
+    return Path(value)
+
+
+def url(value: str) -> str:
+    """An https URL of plain characters.  Raises Mistake."""
+    if not _URL.fullmatch(value):
+        raise Mistake(f"{shown(value)} is no https URL", 'as "https://acme.example.com/directory"')
+    return value
+
+
+def email(value: str) -> str:
+    """A mail address of plain characters.  Raises Mistake."""
+    if not _EMAIL.fullmatch(value):
+        raise Mistake(f"{shown(value)} is no mail address", 'as "pki@example.com"')
+    return value
 
 
 def folder(value: str) -> Path:

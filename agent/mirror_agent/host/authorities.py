@@ -63,6 +63,12 @@ def cross(place: PurePosixPath) -> bytes:
     return files.read(place / _CURRENT / _CROSS, pairs.LIMIT) or b""
 
 
+def trust(place: PurePosixPath) -> bytes:
+    """PEM of all CAs, b"" where there is none yet.  Raises Trouble where one is damaged."""
+    known = read(place)
+    return b"".join(each.pem for each in known.all) if known else b""
+
+
 def create(place: PurePosixPath, make: Callable[[], Pair], owner: int = 0) -> Pair:
     """The current CA; made, if this host has none yet.  Never another one: what is damaged is a Trouble."""
     files.ensure_folder(Folder(place, 0o700, owner))

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from mirror_agent import pods
+from mirror_agent import certificates, pods
 from mirror_agent.certificates import Pair
 from mirror_agent.host import authorities, pairs
-from mirror_agent.host.issuers import own
+from mirror_agent.host.issuers import acme, brought, own
 from mirror_agent.host.issuers.order import Order
+from mirror_agent.model import Issuer
 
 __all__ = ["ISSUERS", "Order", "renew"]
 
-ISSUERS: Mapping[str, Callable[[Order], Pair]] = {"own": own.issue}
+ISSUERS: Mapping[Issuer, Callable[[Order], Pair]] = {
+    Issuer.OWN: own.issue,
+    Issuer.ACME: acme.issue,
+    Issuer.BROUGHT: brought.issue,
+}
 
 
 def renew(order: Order) -> None:
@@ -24,6 +29,6 @@ def renew(order: Order) -> None:
 
     The agent and `mirror-agent renew` may do so at the same time: one waits for the other.  Raises Trouble.
     """
+    pair = ISSUERS[certificates.issuer_of(order.mirror, order.settings)](order)
     with authorities.locked(order.paths.authority):
-        pair = ISSUERS["own"](order)
         pairs.install(order.paths.mirror(order.mirror.name) / "tls", pair.key, pair.certificate, pods.EDGE_ID)

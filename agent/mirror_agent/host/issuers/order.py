@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from mirror_agent.certificates import Pair
 from mirror_agent.model import Certificate, CertificateSettings, Mirror, Paths
 
 
@@ -18,4 +19,5 @@ class Order:
     paths: Paths
     last: Certificate | None  # the mirror's certificate so far
     now: datetime
+    brought: Pair | None = None  # by an admin, for this mirror
     alive: Callable[[], None] = lambda: None  # called often while it takes long

@@ -1,0 +1,134 @@
+"""An ACME server as issuer (RFC 8555): the mirror's name is proved by a record in the DNS (dns-01).
+
+The account's key is kept for root only.  The libraries are loaded when they are needed: a host without ACME needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+
+from mirror_agent import __version__
+from mirror_agent.certificates import Pair
+from mirror_agent.host import files
+from mirror_agent.host.issuers import dns
+from mirror_agent.host.issuers.order import Order
+from mirror_agent.model import AcmeSettings, File, Folder, Paths, Trouble
+
+CALL_S = 30  # of one request; less than the agent's watchdog
+SLICE = timedelta(seconds=20)  # of waiting for the server, between two signs of life
+PATIENCE = timedelta(seconds=100)  # until it has looked at the record, and again until it has signed
+_LIMIT = 16 * 1024  # bytes of the account's key
+
+
+def issue(order: Order) -> Pair:
+    """A fresh key with a certificate of the server for the mirror's host.  Raises Trouble."""
+    settings, host = order.settings.acme, order.mirror.host
+    if settings is None:
+        raise Trouble("certificates.acme", "is not set")
+    try:
+        from acme import errors  # noqa: PLC0415 - see above
+    except ImportError as error:
+        raise Trouble("ACME", "the library is not there", "install python3-acme") from error
+    try:
+        return _issue(settings, host, order.paths, order.alive)
+    except (errors.Error, OSError, ValueError) as error:  # those of requests are OSErrors
+        raise Trouble(settings.directory, _words(error), f"no certificate for {host} yet; it is tried again") from error
+
+
+def _issue(settings: AcmeSettings, host: str, paths: Paths, alive: Callable[[], None]) -> Pair:
+    acme = _client(settings, paths)
+    alive()
+    key = ec.generate_private_key(ec.SECP256R1())
+    order = acme.new_order(_request(key, host))
+    with _answered(acme, order, settings, alive):
+        order = _patiently(lambda until: acme.poll_authorizations(order, until), alive)
+    order = acme.begin_finalization(order)
+    order = _patiently(lambda until: acme.poll_finalization(order, until), alive)
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return Pair(secret, order.fullchain_pem.encode("ascii"))
+
+
+def _client(settings: AcmeSettings, paths: Paths) -> Any:
+    """A client that is known to the server; its key is made at the first time."""
+    from acme import client, errors, messages  # noqa: PLC0415
+    from josepy import jwa, jwk  # noqa: PLC0415
+
+    key = jwk.JWKEC(key=_account_key(paths))
+    agent = f"mirror-agent/{__version__}"
+    network = client.ClientNetwork(key, alg=jwa.ES256, user_agent=agent, timeout=CALL_S)
+    acme = client.ClientV2(client.ClientV2.get_directory(settings.directory, network), network)
+    wish = messages.NewRegistration.from_data(email=settings.email or None, terms_of_service_agreed=True)
+    try:
+        acme.new_account(wish)
+    except errors.ConflictError as known:  # the server knows this key
+        network.account = messages.RegistrationResource(uri=known.location, body=messages.Registration())
+    return acme
+
+
+def _account_key(paths: Paths) -> Any:
+    place = paths.state / "acme"
+    files.ensure_folder(Folder(place, 0o700))
+    if (stored := files.read(place / "account.key", _LIMIT)) is None:
+        made = ec.generate_private_key(ec.SECP256R1())
+        stored = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        files.write(File(place / "account.key", stored, 0o600))
+    return load_pem_private_key(stored, password=None)
+
+
+def _request(key: ec.EllipticCurvePrivateKey, host: str) -> bytes:
+    names = x509.SubjectAlternativeName([x509.DNSName(host)])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(names, critical=True)
+    return builder.sign(key, SHA256()).public_bytes(Encoding.PEM)
+
+
+@contextmanager
+def _answered(acme: Any, order: Any, settings: AcmeSettings, alive: Callable[[], None]) -> Iterator[None]:
+    """The records are there meanwhile, and the server was told to look."""
+    from acme import challenges, messages  # noqa: PLC0415
+
+    records: list[tuple[str, str]] = []
+    try:
+        for authorization in order.authorizations:
+            if authorization.body.status == messages.STATUS_VALID:
+                continue  # of an order before
+            found = [each for each in authorization.body.challenges if isinstance(each.chall, challenges.DNS01)]
+            if not found:
+                raise Trouble(settings.directory, "offers no dns-01 challenge", "another server, or another issuer")
+            response, value = found[0].chall.response_and_validation(acme.net.key)
+            records.append((found[0].chall.validation_domain_name(authorization.body.identifier.value), value))
+            dns.add(settings, *records[-1])
+            alive()
+            acme.answer_challenge(found[0], response)
+        yield
+    finally:
+        for record in records:
+            dns.remove(settings, *record)
+
+
+def _patiently(poll: Callable[[datetime], Any], alive: Callable[[], None]) -> Any:
+    """Poll in slices, with a sign of life before each.  The library wants local times without a zone."""
+    from acme import errors  # noqa: PLC0415
+
+    end = datetime.now() + PATIENCE
+    while True:
+        alive()
+        try:
+            return poll(min(end, datetime.now() + SLICE))
+        except errors.TimeoutError:
+            if datetime.now() >= end:
+                raise Trouble("ACME", f"the server was not through within {PATIENCE.seconds} s") from None
+
+
+def _words(error: Exception) -> str:
+    """What a server says is in the failed challenges, not in the error's own text."""
+    failed = getattr(error, "failed_authzrs", ())
+    said = [str(each.error) for authorization in failed for each in authorization.body.challenges if each.error]
+    return "; ".join(said) or str(error) or type(error).__name__

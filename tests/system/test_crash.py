@@ -56,7 +56,9 @@ def end_state(appliance: Appliance) -> dict[str, str]:
         "files": appliance.sh(f"{listing} -type f -exec sha256sum {{}} + | sort -k2"),
         "modes": appliance.sh(f"{listing} -printf '%p %y %m %U %G\\n' | sort"),
         "leases": json.dumps(json.loads(appliance.sh(f"cat {STATE}/leases.json")), sort_keys=True),
-        "authority": appliance.sh(f"sha256sum {STATE}/ca/ca.crt; stat -c '%a %u' {STATE}/ca {STATE}/ca/ca.key"),
+        "authority": appliance.sh(
+            f"cd {STATE}/ca; find . -type f -exec sha256sum {{}} + | sort -k2; find -printf '%p %y %m %U %l\\n' | sort"
+        ),
         "units": appliance.sh(
             "systemctl list-units --all --plain --no-legend 'mirror-*' | awk '{print $1, $2, $3, $4}'"
         ),

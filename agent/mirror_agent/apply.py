@@ -60,7 +60,7 @@ from mirror_agent.host.issuers import own
 from mirror_agent.host.namespace import edge_state
 from mirror_agent.host.systemd import BusLost, Systemd
 from mirror_agent.model import File, Folder, Mirror, Proof, Role, Trouble
-from mirror_agent.plan import Desired, Observed, hold_file
+from mirror_agent.plan import Desired, Observed, hold_file, is_public
 from mirror_agent.targets import targets
 
 _log = journal.get()
@@ -289,16 +289,10 @@ def _prove(step: ProveMirror, desired: Desired, observed: Observed) -> None:
     mirror, infra = _mirror(desired, step.mirror), observed.container(step.mirror, None)
     if infra is None:
         return  # it stopped meanwhile; the next look finds out
-    image = pull.pull(infra.namespace, mirror, observed.trust, step.image, public=_is_public(mirror, desired))
+    image = pull.pull(infra.namespace, mirror, observed.trust, step.image, public=is_public(mirror, desired))
     proof = Proof(mirror.host, mirror.address, mirror.remote, image, datetime.now(UTC))
     state.save_proofs(desired.paths.proofs, {**state.load_proofs(desired.paths.proofs), mirror.name: proof})
     _log.info(f"serving: pulled {image} through https://{mirror.host}", **_fields(step, desired))
-
-
-def _is_public(mirror: Mirror, desired: Desired) -> bool:
-    """Is its certificate by a CA that readers trust already, as this host does?"""
-    acme = desired.settings.certificates.acme
-    return mirror.tls.ca is None if mirror.tls else acme is not None and acme.trust is None
 
 
 def _evict(step: Evict, desired: Desired, observed: Observed) -> None:

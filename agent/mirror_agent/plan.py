@@ -525,6 +525,12 @@ def _publish(desired: Desired, observed: Observed) -> Iterator[Action]:
             yield Publish("", "", target, wanted, changed)
 
 
+def is_public(mirror: Mirror, desired: Desired) -> bool:
+    """Is its certificate by a CA that readers trust already, as this host does?"""
+    acme = desired.settings.certificates.acme
+    return mirror.tls.ca is None if mirror.tls else acme is not None and acme.trust is None
+
+
 def hold_file(desired: Desired, name: str) -> PurePosixPath:
     """The file that tells a mirror's edge to fetch nothing new (quadlets/nginx.conf)."""
     return PurePosixPath(desired.settings.cache.path) / name / "edge" / "full"

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror_agent.eviction import GRACE, SLACK, Cached, choose
-from mirror_agent.model import Blob, Eviction, ImageName, Store
+from mirror_agent.eviction import GRACE, SLACK, Cached, choose, fill, listing
+from mirror_agent.model import Blob, Eviction, Fill, ImageName, Store
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 OLD, FRESH = NOW - timedelta(days=9), NOW - GRACE / 2
@@ -176,6 +176,19 @@ def test_times_to_come_say_nothing() -> None:
     wrong = NOW + timedelta(days=3000)
     images = [Image("r", "a", ("la",), fetched=wrong, used=wrong), Image("r", "b", ("lb",), used=at(1))]
     assert choose({"m": cached(images, {"la": 60, "lb": 60}, budget=100)}, 0, NOW)["m"].images == (("r", "a"),)
+
+
+def test_the_listing_begins_with_what_would_leave_first() -> None:
+    images = [
+        Image("r", "index", children=("amd",), used=at(2)),
+        Image("r", "amd", ("base", "l1"), fetched=at(20)),
+        Image("r", "old", ("base",), fetched=at(30), used=at(9)),
+        Image("r", "kept", ("l2",), fetched=at(40)),
+    ]
+    cache = cached(images, {"base": 50, "l1": 10, "l2": 5}, pinned=[("r", "kept")])
+    found = [(each.image[1], each.size, each.pinned) for each in listing(cache, NOW)]
+    assert found == [("old", 51, False), ("index", 62, False), ("kept", 6, True)]
+    assert fill(cache.store) == Fill(cache.store.size, 3, PLENTY)
 
 
 # --- whatever there is

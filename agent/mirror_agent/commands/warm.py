@@ -20,7 +20,7 @@ from rich.text import Text
 
 from mirror_agent import certificates, plan
 from mirror_agent.commands.common import PROBLEM, JsonOption, complain, counted, read_files, screen, show_json
-from mirror_agent.host import authorities, files, state, warming
+from mirror_agent.host import authorities, files, pull, state, warming
 from mirror_agent.model import Folder, ImageName, Paths, Trouble
 from mirror_agent.references import Wanted, listed, resolve
 from mirror_agent.status import size
@@ -62,13 +62,12 @@ def warm(
             wanted.append(resolve(text, desired.mirrors))
         except Trouble as trouble:
             troubles[text] = trouble
-    sources = _sources(desired)
+    sources = _sources(paths, desired)
     for each in [each for each in wanted if each.mirror not in sources]:
         wanted.remove(each)
         troubles[each.text] = Trouble(each.mirror, "the mirror does not run", "mirror-agent status")
     run = warming.Warming(
         sources,
-        certificates.trust_bundle(authorities.trust(paths.authority), *desired.trust),
         platforms or [f"linux/{_MACHINES.get(platform.machine(), platform.machine())}"],
         jobs,
         lambda mirror, image: _keep(paths, keep, mirror, image) if keep else None,
@@ -136,7 +135,7 @@ def _desired(paths: Paths) -> plan.Desired:
     return wanted.desired
 
 
-def _sources(desired: plan.Desired) -> Mapping[str, warming.Source]:
+def _sources(paths: Paths, desired: plan.Desired) -> Mapping[str, warming.Source]:
     """The mirrors that run, with the way into their namespaces."""
     # here, since most other commands work on machines without podman
     from mirror_agent.host.containers import Containers  # noqa: PLC0415
@@ -145,8 +144,14 @@ def _sources(desired: plan.Desired) -> Mapping[str, warming.Source]:
     running = {container.mirror: container.namespace for container in containers.states() if container.role is None}
     containers.close()
     cache = desired.settings.cache.path
+    own = certificates.trust_bundle(authorities.trust(paths.authority), *desired.trust)
     return {
-        mirror.name: warming.Source(mirror, running[mirror.name], cache / mirror.name / "registry")
+        mirror.name: warming.Source(
+            mirror,
+            running[mirror.name],
+            cache / mirror.name / "registry",
+            own + (pull.public_roots() if plan.is_public(mirror, desired) else ""),
+        )
         for mirror in desired.mirrors
         if mirror.name in running
     }

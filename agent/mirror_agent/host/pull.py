@@ -68,7 +68,7 @@ def pull(namespace: str, mirror: Mirror, ca_pem: str, image: str, public: bool =
     repository, reference = parse_image(image)
 
     def run() -> str:
-        client = Client(mirror.host, lambda: _dial(mirror.address), ca_pem + (_public_roots() if public else ""))
+        client = Client(mirror.host, lambda: _dial(mirror.address), ca_pem + (public_roots() if public else ""))
         try:
             return f"{repository}@{_pull(client, repository, reference)}"
         finally:
@@ -132,7 +132,7 @@ class NotThere(Trouble):
     """The mirror says 404: asking again is in vain."""
 
 
-def _public_roots() -> str:
+def public_roots() -> str:
     """PEM of what this host trusts, for a mirror whose certificate is by a CA that readers trust already."""
     file = ssl.get_default_verify_paths().cafile or ""
     return (files.read(PurePosixPath(file), LARGEST_ROOTS) or b"").decode("utf-8", "replace") if file else ""

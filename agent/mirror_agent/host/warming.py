@@ -42,6 +42,7 @@ class Source:
     mirror: Mirror
     namespace: str
     store: Path
+    trust: str  # PEM of the CAs that its certificate may be by
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +77,11 @@ class Warming:
     def __init__(
         self,
         sources: Mapping[str, Source],
-        ca_pem: str,
         chosen: Collection[str],
         jobs: int,
         keep: Callable[[str, ImageName], None] = lambda _mirror, _image: None,
     ) -> None:
-        self._sources, self._ca, self._chosen, self._keep = sources, ca_pem, chosen, keep
+        self._sources, self._chosen, self._keep = sources, chosen, keep
         self._jobs = jobs
         self._local = threading.local()
         self._lock = threading.Lock()
@@ -232,7 +232,7 @@ class Warming:
             clients[mirror] = pull.Client(
                 source.mirror.host,
                 lambda: pull.dial_from(source.namespace, source.mirror.address, SILENCE_S),
-                self._ca,
+                source.trust,
                 PATIENCE_S,
             )
             self._clients.append(clients[mirror])

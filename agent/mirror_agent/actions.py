@@ -147,6 +147,17 @@ class IssueCertificate(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class AskRenewal(Action):
+    """Ask the ACME server when it would have a mirror's certificate renewed."""
+
+    serial: int
+    asked: datetime | None  # the last time
+
+    def __str__(self) -> str:
+        return "ask when the certificate is to be renewed"
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimAddress(Action):
     """Ask the LAN whether the address is free, before it is used."""
 
@@ -308,6 +319,7 @@ ORDER: tuple[type[Action], ...] = (
     MakeFolder,
     ClaimAddress,
     IssueCertificate,
+    AskRenewal,
     WriteFile,
     StopUnits,
     WriteUnits,

@@ -18,6 +18,7 @@ from mirror_agent import messages, pods
 from mirror_agent.actions import (
     Action,
     AnnounceAddress,
+    AskRenewal,
     ClaimAddress,
     CreateAuthority,
     DeleteFile,
@@ -56,10 +57,10 @@ from mirror_agent.host import (
     store,
 )
 from mirror_agent.host.containers import Containers
-from mirror_agent.host.issuers import own
+from mirror_agent.host.issuers import acme, own
 from mirror_agent.host.namespace import edge_state
 from mirror_agent.host.systemd import BusLost, Systemd
-from mirror_agent.model import File, Folder, Mirror, Proof, Role, Trouble
+from mirror_agent.model import File, Folder, Mirror, Proof, Role, Suggestion, Trouble
 from mirror_agent.plan import Desired, Observed, hold_file, is_public
 from mirror_agent.targets import targets
 
@@ -68,7 +69,7 @@ _log = journal.get()
 START_SECONDS = 90.0  # for a batch of units to start, stop or restart
 ANSWER_SECONDS = 15.0  # for an edge to answer after its unit is active, or has reloaded
 PULL_SECONDS = 1800.0  # for one image of a pod
-QUIET = (MakeFolder, NotePublished, WriteFile, Remember, ReloadSystemd)  # told at debug level only
+QUIET = (AskRenewal, MakeFolder, NotePublished, WriteFile, Remember, ReloadSystemd)  # told at debug level only
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,8 @@ def _one(step: Action, desired: Desired, observed: Observed, hands: Hands) -> No
             files.ensure_folder(step.folder)
         case IssueCertificate():
             _issue(_mirror(desired, step.mirror), desired, observed, hands)
+        case AskRenewal():
+            _ask_renewal(step, desired, observed)
         case WriteFile():
             files.write(step.file)
         case WriteUnits():
@@ -224,6 +227,23 @@ def _issue(mirror: Mirror, desired: Desired, observed: Observed, hands: Hands) -
             hands.alive,
         )
     )
+
+
+def _ask_renewal(step: AskRenewal, desired: Desired, observed: Observed) -> None:
+    """A server that does not answer is asked again later; our own rule does not need it."""
+    settings, certificate = desired.settings.certificates.acme, observed.certificates.get(step.mirror)
+    if settings is None or certificate is None:
+        return
+    before = observed.suggested.get(step.mirror)
+    at = before.at if before and before.serial == certificate.serial else None
+    try:
+        at = acme.suggest(settings, desired.paths, certificate)
+    except Trouble as trouble:
+        _log.info(str(trouble), **_fields(step, desired))
+    names = {mirror.name for mirror in desired.mirrors}
+    kept = {name: each for name, each in state.load_suggestions(desired.paths.suggestions).items() if name in names}
+    kept[step.mirror] = Suggestion(certificate.serial, datetime.now(UTC), at)
+    state.save_suggestions(desired.paths.suggestions, kept)
 
 
 def _remember(step: Remember, desired: Desired, observed: Observed) -> None:

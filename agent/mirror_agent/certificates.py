@@ -26,12 +26,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from mirror_agent.model import Certificate, CertificateSettings, Issuer, Mirror, Trouble
+from mirror_agent.model import Certificate, CertificateSettings, Issuer, Mirror, Suggestion, Trouble
 
 CA_BACKDATE = timedelta(days=1)  # more than the leaves', so that no leaf begins before its CA
 LEAF_BACKDATE = timedelta(hours=1)  # for clients whose clock is late
 JITTER = 1 / 20  # of the life, so that mirrors made together are not renewed together
 RETRY_FIRST, RETRY_LONGEST = timedelta(minutes=1), timedelta(hours=6)
+ASK_EVERY = timedelta(hours=6)  # RFC 9773, 4.3.2
 RETRY_URGENT = timedelta(minutes=5)
 WAY_OUT = "choose another host or address; or mirror-agent ca roll: a new CA that permits it"
 COMMON_NAME = 64  # longest commonName (RFC 5280, ub-common-name)
@@ -288,10 +289,17 @@ def retry(failures: int, not_after: datetime | None, now: datetime) -> timedelta
     return min(wait, max(left / 10, RETRY_URGENT))
 
 
-def due_elsewhere(certificate: Certificate | None, mirror: Mirror, own: Collection[str], now: datetime) -> str:
+def due_elsewhere(
+    certificate: Certificate | None,
+    mirror: Mirror,
+    own: Collection[str],
+    now: datetime,
+    suggestion: Suggestion | None = None,
+) -> str:
     """Why a mirror needs a new certificate of an ACME server, "" when it needs none.
 
-    `own` are the keys of this host's CAs: theirs is not wanted.  Such a certificate names no address.
+    `own` are the keys of this host's CAs: theirs is not wanted.  Such a certificate names no address.  `suggestion`
+    is what the server says; it may only be earlier than our own rule.
     """
     if certificate is None:
         return "has no certificate"
@@ -301,7 +309,18 @@ def due_elsewhere(certificate: Certificate | None, mirror: Mirror, own: Collecti
         return "the private key does not belong to the certificate"
     if mirror.host not in certificate.hosts:
         return f"the certificate is for {', '.join(certificate.hosts) or 'no name'}, not for {mirror.host}"
+    if suggestion and suggestion.serial == certificate.serial and suggestion.at and now >= suggestion.at:
+        return "the ACME server asks for it"
     return _ended(certificate, datetime.max.replace(tzinfo=UTC), now)
+
+
+def to_be_asked(certificate: Certificate | None, suggestion: Suggestion | None, now: datetime) -> bool:
+    """Is it time to ask the ACME server when it would have a certificate renewed?"""
+    if certificate is None:
+        return False
+    if suggestion is None or suggestion.serial != certificate.serial:
+        return True
+    return not suggestion.asked <= now < suggestion.asked + ASK_EVERY
 
 
 def unfit(certificate: Certificate, host: str) -> str:

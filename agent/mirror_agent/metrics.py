@@ -29,6 +29,9 @@ _GAUGES: dict[str, tuple[str, _Value]] = {
     "mirror_agent_certificate_expiration_timestamp_seconds": (
         "When the certificate that the mirror serves ends.", lambda mirror: seconds(mirror.not_after)
     ),
+    "mirror_agent_certificate_renewal_timestamp_seconds": (
+        "When the next certificate is due.", lambda mirror: seconds(mirror.certificate.renewal)
+    ),
     "mirror_agent_cache_size_bytes": ("What the mirror's cached images take.", lambda mirror: mirror.cache.size),
     "mirror_agent_cache_budget_bytes": ("What they may take.", lambda mirror: mirror.cache.budget),
     "mirror_agent_cache_images": ("Images in the cache.", lambda mirror: mirror.cache.images),

@@ -112,6 +112,16 @@ class Paths:
         return self.state / "proofs.json"
 
     @property
+    def acme(self) -> PurePosixPath:
+        """Folder (0700) of the account at an ACME server."""
+        return self.state / "acme"
+
+    @property
+    def suggestions(self) -> PurePosixPath:
+        """File of what the ACME server said about renewals."""
+        return self.acme / "renewals.json"
+
+    @property
     def usage(self) -> PurePosixPath:
         """File of what clients did: last use of images, counters."""
         return self.state / "usage.json"
@@ -408,6 +418,15 @@ class Authorities:
         """In the order in which they began, so that what is published does not change with what signs."""
         found = [self.current, *self.old, *([self.coming] if self.coming else ())]
         return tuple(sorted(found, key=lambda each: (each.facts.not_before, each.key)))
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """When an ACME server would have a certificate renewed (RFC 9773)."""
+
+    serial: int  # of that certificate
+    asked: datetime
+    at: datetime | None = None  # None: it says nothing about it
 
 
 @dataclass(frozen=True, slots=True)

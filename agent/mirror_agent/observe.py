@@ -93,6 +93,7 @@ def look(
         certificates=leaves,
         authority=known.current.facts if known else None,
         authorities=known,
+        suggested=state.load_suggestions(paths.suggestions),
         rollover=authorities.recall(paths.authority),
         trust=trust,
         images=frozenset(image for image in images if containers.has_image(image)),
@@ -102,6 +103,7 @@ def look(
         proofs=proofs,
         cached=cached,
         published=published,
+        trusted=_is_trusted(desired, trust),
         unread=frozenset(target.place for target in targets(desired.settings.publish)) - published.keys(),
         stores=stores,
         kept=kept,
@@ -165,6 +167,15 @@ def _trust(desired: Desired, known: Authorities | None, leaves: Mapping[str, Cer
 def _certificates(desired: Desired) -> dict[str, Certificate]:
     found = {mirror.name: pairs.current(desired.paths.mirror(mirror.name) / "tls") for mirror in desired.mirrors}
     return {name: certificate for name, certificate in found.items() if certificate}
+
+
+def _is_trusted(desired: Desired, trust: str) -> bool:
+    """Does every target say that all its readers have the bundle?  Those that cannot be asked do not."""
+    found = targets(desired.settings.publish)
+    try:
+        return bool(found) and all(target.trusted is not None and target.trusted(trust) for target in found)
+    except Trouble:
+        return False
 
 
 def _published(desired: Desired) -> tuple[Mapping[str, Mapping[str, bytes]], tuple[Problem, ...]]:

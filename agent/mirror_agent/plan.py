@@ -21,6 +21,7 @@ from mirror_agent.actions import (
     ORDER,
     Action,
     AnnounceAddress,
+    AskRenewal,
     ClaimAddress,
     CreateAuthority,
     DeleteFile,
@@ -65,6 +66,7 @@ from mirror_agent.model import (
     Rollover,
     Settings,
     Store,
+    Suggestion,
     Trouble,
     UnitState,
 )
@@ -151,6 +153,7 @@ class Observed:
     certificates: Mapping[str, Certificate] = field(default_factory=dict)  # by mirror
     authority: Certificate | None = None  # the CA that signs
     authorities: Authorities | None = None
+    suggested: Mapping[str, Suggestion] = field(default_factory=dict)  # by mirror: by the ACME server
     rollover: Rollover = field(default_factory=Rollover)
     trust: str = ""  # PEM of all CAs
     images: frozenset[str] = frozenset()
@@ -161,6 +164,7 @@ class Observed:
     cached: Mapping[str, str] = field(default_factory=dict)  # by mirror: an image that some client has pulled
     published: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)  # by target, those that can be read
     unread: frozenset[str] = frozenset()  # targets that cannot
+    trusted: bool = False  # every target says that all its readers have the present trust
     stores: Mapping[str, Store] = field(default_factory=dict)  # by mirror; empty when they were not looked at
     fills: Mapping[str, Fill] = field(default_factory=dict)  # by mirror: as the stores were at the last look
     kept: Mapping[str, Collection[ImageName]] = field(default_factory=dict)  # by mirror: images that are pinned
@@ -251,6 +255,12 @@ def _prepare(
     if why := _due(mirror, desired, observed, now):
         certificate = observed.certificates.get(mirror.name)
         yield IssueCertificate(mirror.name, why, certificate.not_after if certificate else None)
+    elif certificates.issuer_of(mirror, desired.settings.certificates) == Issuer.ACME:
+        certificate, suggestion = observed.certificates.get(mirror.name), observed.suggested.get(mirror.name)
+        if certificate and certificates.to_be_asked(certificate, suggestion, now):
+            yield AskRenewal(
+                mirror.name, "some hours ago", certificate.serial, suggestion.asked if suggestion else None
+            )
 
 
 def _due(mirror: Mirror, desired: Desired, observed: Observed, now: datetime) -> str:
@@ -265,7 +275,7 @@ def _due(mirror: Mirror, desired: Desired, observed: Observed, now: datetime) ->
             return f"{mirror.tls and mirror.tls.certificate} is another one" if pair and brought != certificate else ""
         case Issuer.ACME:
             own = [each.key for each in known.all] if known else ()
-            return certificates.due_elsewhere(certificate, mirror, own, now)
+            return certificates.due_elsewhere(certificate, mirror, own, now, observed.suggested.get(mirror.name))
     trusted = [old.key for old in known.old] if known else ()
     return certificates.due(certificate, mirror, observed.authority, now, trusted)
 
@@ -428,6 +438,7 @@ def rollover_view(desired: Desired, observed: Observed) -> rollover.View | None:
         brought=_brought(desired),
         rollover=observed.rollover,
         published=held and not observed.unread,
+        confirmed=observed.trusted,
         signers={certificate.issuer_key for certificate in observed.certificates.values()},
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -193,6 +194,43 @@ def test_acme_by_updates_of_a_name_server(server: Appliance) -> None:
     assert server.mirror("quay")["certificate"]["serial"] != before
     assert server.mirror("quay")["certificate"]["served"]
     assert server.sh(f"sha256sum {account}") == key
+
+
+# The company finds out that a key was stolen, and revokes at the server, as the account that the certificate is of.
+_REVOKE = """
+import sys
+from acme import client, errors, messages
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from josepy import jwa, jwk
+directory, key, leaf = sys.argv[1:]
+network = client.ClientNetwork(jwk.JWKEC(key=load_pem_private_key(open(key, "rb").read(), None)), alg=jwa.ES256)
+acme = client.ClientV2(client.ClientV2.get_directory(directory, network), network)
+try:
+    acme.new_account(messages.NewRegistration.from_data(terms_of_service_agreed=True))
+    sys.exit("the account is not known")
+except errors.ConflictError as known:
+    network.account = messages.RegistrationResource(uri=known.location, body=messages.Registration())
+acme.revoke(x509.load_pem_x509_certificates(open(leaf, "rb").read())[0], 1)
+"""
+
+
+def test_the_server_may_want_it_earlier(server: Appliance) -> None:
+    """ARI (RFC 9773): it is asked, and what it says is followed."""
+    known = f"{STATE}/acme/renewals.json"
+    asked = json.loads(server.box.exec("cat", known).stdout)["mirrors"]["quay"]
+    assert asked["serial"] == server.mirror("quay")["certificate"]["serial"]
+    assert asked["at"] > asked["asked"], "not yet"
+    leaf = f"{STATE}/mirrors/quay/tls/current/tls.crt"
+    directory = "https://auth.docker.io:14000/dir"
+    server.box.exec("python3", "-c", _REVOKE, directory, f"{STATE}/acme/account.key", leaf)
+    server.settle()
+    assert server.mirror("quay")["certificate"]["serial"] == asked["serial"], "it is asked every six hours only"
+    since = server.cursor()
+    server.sh(f'sed -i -E \'s/("asked": ")20../\\12020/\' {known}')
+    server.settle()
+    server.wait(lambda: server.mirror("quay")["certificate"]["serial"] != asked["serial"], 30, "a new certificate")
+    assert "the ACME server asks for it" in server.journal("ACTION=issue-certificate", since=since)[0]["MESSAGE"]
 
 
 def test_acme_by_a_command(server: Appliance) -> None:

@@ -132,6 +132,31 @@ def test_a_clock_that_went_back_is_told_and_waited_for(two: Appliance) -> None:
     assert two.glance()["failures"] == []
 
 
+def test_a_clock_before_the_ca_is_told_and_waited_for(two: Appliance) -> None:
+    """As on a board without a clock: the CA is of tomorrow."""
+    before, since = current(two, "quay"), two.cursor()
+    moments = [f"{datetime.now(UTC) + timedelta(days=days):%Y%m%d%H%M%SZ}" for days in (1, 3650)]
+    two.sh(
+        "systemctl stop mirror-agent; cp -a /var/lib/mirror-agent/ca /root/ca; "
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -subj /CN=Tomorrow "
+        f"-addext keyUsage=critical,keyCertSign,cRLSign -not_before {moments[0]} -not_after {moments[1]} "
+        f"-keyout {CA}/ca.key -out {CA}/ca.crt; systemctl start mirror-agent"
+    )
+    line = two.until_said("could not issue certificate", since)
+    assert "Tomorrow: is valid from" in line["MESSAGE"]
+    assert "but the clock says" in line["MESSAGE"]
+    assert "set the clock" in line["MESSAGE"]
+    assert line["MESSAGE_ID"] == "5f2b0c6d1a7e4a0f9c3d8e41b7a60c21"
+    assert served(two, "quay") == current(two, "quay") == before
+    refused = two.box.exec("mirror-agent", "renew", "quay", check=False)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "but the clock says" in refused.stderr
+    two.sh("systemctl stop mirror-agent; rm -r /var/lib/mirror-agent/ca; mv /root/ca /var/lib/mirror-agent/")
+    two.box.exec("systemctl", "start", "mirror-agent")
+    two.settle()
+    assert served(two, "quay") == current(two, "quay") == before
+
+
 def test_an_edge_that_refuses_a_certificate_keeps_the_one_before(two: Appliance) -> None:
     before, since = served(two, "quay"), two.cursor()
     placed = place(two, "quay", timedelta(hours=-1), timedelta(days=90))

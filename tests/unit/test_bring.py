@@ -21,6 +21,7 @@ from mirror_agent.model import (
     NetworkSettings,
     Paths,
     Settings,
+    Suggestion,
     Tls,
     Trouble,
 )
@@ -121,6 +122,28 @@ def test_when_another_one_is_asked_of_an_acme_server() -> None:
     ):
         assert reason in certificates.due_elsewhere(certificate, MIRROR, own, NOW)
     assert "ends at" in certificates.due_elsewhere(got, MIRROR, own, NOW + timedelta(days=70))
+
+
+def test_an_acme_server_may_want_it_earlier() -> None:
+    got = replace(facts(LEAF), issuer_key="ac3e", addresses=())
+    early = NOW + timedelta(days=9)
+    says = Suggestion(got.serial, NOW, early)
+    assert certificates.due_elsewhere(got, MIRROR, [], early - timedelta(seconds=1), says) == ""
+    assert certificates.due_elsewhere(got, MIRROR, [], early, says) == "the ACME server asks for it"
+    assert certificates.due_elsewhere(got, MIRROR, [], early, replace(says, serial=1)) == ""
+    late = replace(says, at=NOW + timedelta(days=99))
+    assert "ends at" in certificates.due_elsewhere(got, MIRROR, [], NOW + timedelta(days=70), late)
+
+
+def test_it_is_asked_every_six_hours_and_for_each_new_certificate() -> None:
+    got = facts(LEAF)
+    says = Suggestion(got.serial, NOW)
+    assert not certificates.to_be_asked(None, None, NOW)
+    assert certificates.to_be_asked(got, None, NOW)
+    assert certificates.to_be_asked(got, replace(says, serial=1), NOW)
+    assert not certificates.to_be_asked(got, says, NOW + timedelta(hours=5, minutes=59))
+    assert certificates.to_be_asked(got, says, NOW + timedelta(hours=6))
+    assert certificates.to_be_asked(got, says, NOW - timedelta(days=1)), "the clock was ahead when it was asked"
 
 
 def test_a_key_for_updates_is_read_as_bind_writes_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mirror_agent.metrics import render
 from mirror_agent.model import Problem
-from mirror_agent.status import CacheStatus, MirrorStatus, State, Status
+from mirror_agent.status import CacheStatus, CertificateStatus, MirrorStatus, State, Status
 
 DOCS = Path(__file__).parents[2] / "docs/metrics.md"
 
@@ -19,6 +19,7 @@ CACHE = CacheStatus(
 MIRROR = MirrorStatus(
     "quay", "quay.io", ("quay.io",), "quay.mirror.lan", "10.0.0.4", "NeverContactSource", State.SERVING, True,
     "podman/hello:latest", "2026-01-01T00:00:00+00:00", "", CACHE,
+    CertificateStatus(renewal="2025-12-01T00:00:00+00:00"),
 )  # fmt: skip
 STATUS = Status("2025-01-01T00:00:00+00:00", (MIRROR,), (), (), "up to date", "/srv", 5000, 400)
 
@@ -51,6 +52,7 @@ def test_every_number_is_there() -> None:
         ("mirror_agent_mirror_published", "quay"): 1,
         ("mirror_agent_mirror_failed", "quay"): 0,
         ("mirror_agent_certificate_expiration_timestamp_seconds", "quay"): 1767225600,
+        ("mirror_agent_certificate_renewal_timestamp_seconds", "quay"): 1764547200,
         ("mirror_agent_cache_size_bytes", "quay"): 600,
         ("mirror_agent_cache_budget_bytes", "quay"): 1000,
         ("mirror_agent_cache_images", "quay"): 3,

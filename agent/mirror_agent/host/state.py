@@ -19,7 +19,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, Va
 
 from mirror_agent import messages
 from mirror_agent.host import files
-from mirror_agent.model import File, ImageName, Proof, Rollover, Trouble
+from mirror_agent.model import File, ImageName, Proof, Rollover, Suggestion, Trouble
 from mirror_agent.usage import Counters, Usage
 
 VERSION = 1
@@ -80,6 +80,17 @@ class _Usage(_Stored):
 class _Keeps(_Stored):
     version: Literal[1] = 1
     keeps: dict[_Name, dict[_Name, list[str]]]  # set → mirror → "repository@digest"
+
+
+class _Suggestion(_Stored):
+    serial: Annotated[str, StringConstraints(pattern="^[0-9a-f]{1,40}$")]
+    asked: AwareDatetime
+    at: AwareDatetime | None
+
+
+class _Suggestions(_Stored):
+    version: Literal[1] = 1
+    mirrors: dict[_Name, _Suggestion]
 
 
 class _Rollover(_Stored):
@@ -175,6 +186,26 @@ def save_keeps(path: PurePosixPath, keeps: Mapping[str, Mapping[str, Collection[
         for name, mirrors in sorted(keeps.items())
     }
     return _save(path, _Keeps(keeps=stored), owner)
+
+
+def load_suggestions(path: PurePosixPath) -> Mapping[str, Suggestion]:
+    """What an ACME server said about renewals, by mirror; nothing where there is no file.
+
+    Raises Trouble where the file is damaged or written by a newer agent.
+    """
+    stored = _load(path, _Suggestions, LIMIT, "the server is asked again")
+    if not stored:
+        return {}
+    return {name: Suggestion(int(each.serial, 16), each.asked, each.at) for name, each in stored.mirrors.items()}
+
+
+def save_suggestions(path: PurePosixPath, suggestions: Mapping[str, Suggestion], owner: int = 0) -> bool:
+    """Remember it.  True when the file was not already so."""
+    stored = {
+        name: _Suggestion(serial=f"{each.serial:x}", asked=each.asked, at=each.at)
+        for name, each in sorted(suggestions.items())
+    }
+    return _save(path, _Suggestions(mirrors=stored), owner)
 
 
 def load_rollover(path: PurePosixPath) -> Rollover:

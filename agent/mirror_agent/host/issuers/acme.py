@@ -5,6 +5,7 @@ The account's key is kept for root only.  The libraries are loaded when they are
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -20,7 +21,7 @@ from mirror_agent.certificates import Pair
 from mirror_agent.host import files
 from mirror_agent.host.issuers import dns
 from mirror_agent.host.issuers.order import Order
-from mirror_agent.model import AcmeSettings, File, Folder, Paths, Trouble
+from mirror_agent.model import AcmeSettings, Certificate, File, Folder, Paths, Trouble
 
 CALL_S = 30  # of one request; less than the agent's watchdog
 SLICE = timedelta(seconds=20)  # of waiting for the server, between two signs of life
@@ -43,6 +44,35 @@ def issue(order: Order) -> Pair:
         raise Trouble(settings.directory, _words(error), f"no certificate for {host} yet; it is tried again") from error
 
 
+def suggest(settings: AcmeSettings, paths: Paths, certificate: Certificate) -> datetime | None:
+    """When the server would have a certificate renewed: a moment of the window that it gives (RFC 9773, 4.2).
+
+    None where it says nothing.  Raises Trouble.
+    """
+    try:
+        from acme import errors  # noqa: PLC0415
+    except ImportError as error:
+        raise Trouble("ACME", "the library is not there", "install python3-acme") from error
+    try:
+        network = _network(paths)
+        directory = network.get(settings.directory).json()
+        if "renewalInfo" not in directory:
+            return None
+        answer = network.get(f"{directory['renewalInfo']}/{_identity(certificate)}").json()
+        start, end = (datetime.fromisoformat(answer["suggestedWindow"][key]) for key in ("start", "end"))
+    except (errors.Error, OSError, ValueError, KeyError, TypeError) as error:
+        raise Trouble(settings.directory, f"does not say when to renew: {_words(error)}") from error
+    share = certificate.serial % 1000 / 1000  # the same moment at every look, another one for each certificate
+    return start + (end - start) * share
+
+
+def _identity(certificate: Certificate) -> str:
+    """A certificate's name there: key identifier of its CA and serial number, as in DER (RFC 9773, 4.1)."""
+    serial = certificate.serial.to_bytes(certificate.serial.bit_length() // 8 + 1)
+    parts = (bytes.fromhex(certificate.issuer_key), serial)
+    return ".".join(urlsafe_b64encode(part).decode("ascii").rstrip("=") for part in parts)
+
+
 def _issue(settings: AcmeSettings, host: str, paths: Paths, alive: Callable[[], None]) -> Pair:
     acme = _client(settings, paths)
     alive()
@@ -59,11 +89,8 @@ def _issue(settings: AcmeSettings, host: str, paths: Paths, alive: Callable[[], 
 def _client(settings: AcmeSettings, paths: Paths) -> Any:
     """A client that is known to the server; its key is made at the first time."""
     from acme import client, errors, messages  # noqa: PLC0415
-    from josepy import jwa, jwk  # noqa: PLC0415
 
-    key = jwk.JWKEC(key=_account_key(paths))
-    agent = f"mirror-agent/{__version__}"
-    network = client.ClientNetwork(key, alg=jwa.ES256, user_agent=agent, timeout=CALL_S)
+    network = _network(paths)
     acme = client.ClientV2(client.ClientV2.get_directory(settings.directory, network), network)
     wish = messages.NewRegistration.from_data(email=settings.email or None, terms_of_service_agreed=True)
     try:
@@ -73,8 +100,16 @@ def _client(settings: AcmeSettings, paths: Paths) -> Any:
     return acme
 
 
+def _network(paths: Paths) -> Any:
+    from acme import client  # noqa: PLC0415
+    from josepy import jwa, jwk  # noqa: PLC0415
+
+    key = jwk.JWKEC(key=_account_key(paths))
+    return client.ClientNetwork(key, alg=jwa.ES256, user_agent=f"mirror-agent/{__version__}", timeout=CALL_S)
+
+
 def _account_key(paths: Paths) -> Any:
-    place = paths.state / "acme"
+    place = paths.acme
     files.ensure_folder(Folder(place, 0o700))
     if (stored := files.read(place / "account.key", _LIMIT)) is None:
         made = ec.generate_private_key(ec.SECP256R1())

@@ -28,7 +28,6 @@ MINIMUM_PODMAN = (5, 0)  # .pod units
 EDGE_ID, REGISTRY_ID = 101, 65532  # uid and gid in the official images of nginx and distribution
 
 _DEFAULT_DEPENDENCIES = (5, 3)  # [Quadlet] DefaultDependencies=
-_HOLD = 30  # seconds that a late answer waits for the next who asks; the edge's breaker is shut for 20
 _PENDING = "0" * 16  # stands for a hash while that hash is taken
 
 _LABEL_RE = r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?"
@@ -271,10 +270,8 @@ def _unit(template: str, values: Mapping[str, Value]) -> str:
 
 def _edge_config(templates: Templates, mirror: Mirror) -> tuple[str, str]:
     """Render nginx.conf and its hash.  At least 1 s fresh: nginx does not store what is fresh for 0 s."""
-    fresh = max(mirror.fresh, 1)
     values: dict[str, Value] = {
-        "fresh": str(fresh),
-        "hold": str(min(fresh, _HOLD)),
+        "fresh": str(max(mirror.fresh, 1)),
         "allow": tuple(_pattern(glob) for glob in mirror.allow),
     }
     return _hashed(lambda digest: _render(templates.edge_config, {**values, "edge_config": digest}))

@@ -16,7 +16,7 @@ from pathlib import Path
 from mirror_agent.model import ImageName
 
 _HEAD = 4096  # bytes; a binary header, the key, and the registry's answer begin every file
-_KEY = re.compile(rb"\nKEY: (?:(?:digest|tag) |inner /v2/)([a-z0-9._/-]+?)(?: |/manifests/)")  # quadlets/nginx.conf
+_KEY = re.compile(rb"\nKEY: (?:digest |tag /v2/)([a-z0-9._/-]+?)(?: |/manifests/)")  # quadlets/nginx.conf
 _TOLD = re.compile(rb"\r\ndocker-content-digest: (sha\d+:[0-9a-f]+)\r\n", re.IGNORECASE)
 
 

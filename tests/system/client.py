@@ -1,0 +1,103 @@
+"""A client of mirrors on the node, and what tests do to the line between the mirrors and their upstreams."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from box import Box
+from by_hand import Handmade
+
+# as containers/image and containerd ask
+ACCEPT = ", ".join(
+    f"application/vnd.{kind}+json"
+    for kind in (
+        "oci.image.index.v1",
+        "oci.image.manifest.v1",
+        "docker.distribution.manifest.list.v2",
+        "docker.distribution.manifest.v2",
+    )
+)
+_HOLE = """
+table ip hole {
+  chain forward { type filter hook forward priority 0; oifname wan drop; iifname wan drop; }
+  chain input { type filter hook input priority 0; iifname wan drop; }
+}
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    seconds: float
+    size: int
+    headers: dict[str, str]
+    body: str
+
+    @property
+    def error(self) -> str:
+        return str(json.loads(self.body)["errors"][0]["code"])
+
+
+def ask(box: Box, mirror: Handmade, path: str, *options: str, patience: int = 40) -> Answer:
+    """One request from the node, by name, with TLS verified against the mirror's CA."""
+    # not %{json}: while DNS does not answer, curl needs four seconds to write it
+    report = "\\n%{response_code} %{time_total} %{size_download}\\n%{header_json}"
+    trust = f"/etc/containers/certs.d/{mirror.host}/ca.crt"
+    argv = ["curl", "-sS", "-m", str(patience), "--cacert", trust, "-w", report, *options]
+    said = box.node(*argv, f"https://{mirror.host}{path}").stdout
+    told, _, headers = said.rpartition("\n{")
+    body, _, facts = told.rpartition("\n")
+    status, seconds, size = facts.split()
+    fields = json.loads("{" + headers)
+    first = {name: values[0] for name, values in fields.items()}
+    return Answer(int(status), float(seconds), int(size), first, body)
+
+
+def manifest(box: Box, mirror: Handmade, repository: str, reference: str) -> Answer:
+    return ask(box, mirror, f"/v2/{repository}/manifests/{reference}", "-H", f"Accept: {ACCEPT}")
+
+
+def blob_sum(box: Box, mirror: Handmade, repository: str, digest: str, *options: str) -> str:
+    """The SHA-256 of the bytes that a mirror serves."""
+    trust = f"/etc/containers/certs.d/{mirror.host}/ca.crt"
+    url = f"https://{mirror.host}/v2/{repository}/blobs/{digest}"
+    script = 'set -o pipefail; curl -sS --fail --cacert "$@" | sha256sum'
+    return box.node("bash", "-c", script, "sum", trust, *options, url).stdout.split()[0]
+
+
+def received(box: Box, source: str) -> int:
+    """Bytes that have come from one upstream."""
+    return box.bytes()[source].rx
+
+
+def layers(image: dict[str, Any]) -> list[dict[str, Any]]:
+    """Descriptors of all that a client fetches as blobs."""
+    part = image["platforms"]["linux/amd64"] if "platforms" in image else image
+    return [part["config"], *part["layers"]]
+
+
+def weight(image: dict[str, Any]) -> int:
+    return sum(int(blob["size"]) for blob in layers(image))
+
+
+def cold_pull(box: Box, reference: str, folder: str) -> None:
+    """A pull by a client that has nothing yet."""
+    box.node("skopeo", "copy", "--quiet", f"docker://{reference}", f"dir:/tmp/{folder}", timeout=300)
+    box.node("rm", "-rf", f"/tmp/{folder}")
+
+
+@contextmanager
+def throttled(box: Box, rate: str) -> Iterator[None]:
+    """Make the internet slow, so that downloads really overlap."""
+    box.inet("tc", "qdisc", "add", "dev", "wan", "root", "tbf", "rate", rate, "burst", "128k", "latency", "200ms")
+    yield
+    box.inet("tc", "qdisc", "del", "dev", "wan", "root")
+
+
+def black_hole(box: Box) -> None:
+    """Everything to and from the internet vanishes without an answer: connections that were open, too."""
+    box.gw("nft", "-f", "-", input=_HOLE)

@@ -1,0 +1,122 @@
+"""A mirror serves what it has, whatever its upstream does: every fault against everything that can be asked for.
+
+The one promise with a time in it: within a second.  Measured by curl on the node, of several tries, with half a second
+for a machine that has other things to do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+import by_hand
+from box import Box
+from by_hand import Handmade
+from client import Answer, ask, blob_sum, cold_pull, layers, manifest
+from upstream_faults import FAULTS
+
+# two mirrors of one upstream: what the first knows stays fresh, what the second knows is old after a second
+FRESH = Handmade("fresh", "fresh.quay.io", "https://quay.io", "10.0.0.6", fresh=3600)
+AGED = Handmade("aged", "quay.io", "https://quay.io", "10.0.0.7", fresh=1)
+SOON = 1.5  # seconds
+CONTAINERD = 30  # seconds that it waits for an answer
+
+
+@dataclass(frozen=True)
+class Case:
+    fault: str
+    repository: str
+    image: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Box]:
+    """A host with the two mirrors, and a node that knows them."""
+    host = Box()
+    host.up(bare=True)
+    by_hand.pull_images(host)
+    mirrors = (FRESH, AGED)
+    by_hand.render(host, mirrors)
+    for mirror in mirrors:
+        by_hand.certify(host, mirror, 1)
+    by_hand.start(host, mirrors)
+    by_hand.publish(host, mirrors)
+    yield host
+    host.down()
+
+
+@pytest.fixture(scope="module", params=FAULTS)
+def case(box: Box, request: pytest.FixtureRequest) -> Iterator[Case]:
+    """An image that both mirrors have, and an upstream that does not work.  At the end it works, and is asked again."""
+    fault = str(request.param)
+    repository = "faults/" + fault.lower().replace(" ", "-").replace("'", "")
+    image = box.push("quay.io", f"{repository}:1", layer_sizes=(300_000,))
+    for mirror in (FRESH, AGED):
+        assert manifest(box, mirror, repository, "1").status == 200
+        assert manifest(box, mirror, repository, image["digest"]).status == 200
+        for blob in layers(image):
+            blob_sum(box, mirror, repository, blob["digest"])
+    time.sleep(2)  # AGED's is old
+    with FAULTS[fault](box):
+        yield Case(fault, repository, image)
+    new = box.push("quay.io", f"{repository}:2", layer_sizes=(1000,))
+    for mirror in (FRESH, AGED):
+        deadline = time.monotonic() + 60
+        while manifest(box, mirror, repository, "2").headers.get("docker-content-digest") != new["digest"]:
+            assert time.monotonic() < deadline, f"{mirror.name} has not recovered from: {fault}"
+            time.sleep(0.5)
+
+
+def served(case: Case, answers: list[Answer]) -> None:
+    """The right manifest, and soon."""
+    print(f"\n{case.fault}: {' '.join(f'{answer.seconds:.3f}' for answer in answers)} s")
+    for answer in answers:
+        assert answer.status == 200
+        assert answer.headers["docker-content-digest"] == case.image["digest"]
+        assert f"sha256:{sha256(answer.body.encode()).hexdigest()}" == case.image["digest"]
+        assert answer.seconds < SOON
+
+
+def test_a_fresh_tag_is_served(box: Box, case: Case) -> None:
+    served(case, [manifest(box, FRESH, case.repository, "1") for _ in range(3)])
+
+
+def test_an_old_tag_is_served(box: Box, case: Case) -> None:
+    served(case, [manifest(box, AGED, case.repository, "1") for _ in range(5)])
+
+
+def test_a_digest_is_served(box: Box, case: Case) -> None:
+    served(case, [manifest(box, AGED, case.repository, case.image["digest"]) for _ in range(3)])
+
+
+def test_a_blob_is_served(box: Box, case: Case) -> None:
+    for blob in layers(case.image):
+        path = f"/v2/{case.repository}/blobs/{blob['digest']}"
+        answers = [ask(box, AGED, path, "-o", "/dev/null") for _ in range(3)]
+        assert [answer.status for answer in answers] == [200, 200, 200]
+        assert max(answer.seconds for answer in answers) < SOON
+        assert f"sha256:{blob_sum(box, AGED, case.repository, blob['digest'])}" == blob["digest"]
+
+
+def test_a_node_pulls(box: Box, case: Case) -> None:
+    cold_pull(box, f"quay.io/{case.repository}:1", "pull")
+
+
+def test_what_is_not_here_is_an_error_in_time(box: Box, case: Case) -> None:
+    """A trickle may also bring it."""
+    known = case.image["digest"]
+    digest = known[:-4] + ("0000" if known[-4:] != "0000" else "1111")
+    paths = ("manifests/absent", f"manifests/{digest}", f"blobs/{digest}", "tags/list")
+    with ThreadPoolExecutor(len(paths)) as clients:
+        answers = list(clients.map(lambda path: ask(box, AGED, f"/v2/not/{case.repository}/{path}"), paths))
+    print(f"\n{case.fault}: {' '.join(f'{answer.status} {answer.seconds:.1f} s' for answer in answers)}")
+    for path, answer in zip(paths, answers, strict=True):
+        assert answer.seconds < CONTAINERD
+        assert answer.status in (404, 503), path
+        assert answer.error in ("MANIFEST_UNKNOWN", "BLOB_UNKNOWN", "NAME_UNKNOWN", "UNAVAILABLE")

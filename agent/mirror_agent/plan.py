@@ -334,7 +334,9 @@ def _run(mirror: Mirror, pod: Pod, observed: Observed) -> Iterator[Action]:
     if infra.start not in observed.announced:
         yield AnnounceAddress(name, "the pod was started", infra.start)
     proof = observed.proofs.get(name)
-    image = observed.cached.get(name) or mirror.probe
+    # what is cached costs the upstream nothing, but proves nothing of a remote that it did not come from
+    choice = (observed.cached.get(name), mirror.probe)
+    image = next(filter(None, reversed(choice) if proof and proof.remote != mirror.remote else choice), None)
     if image and not (proof and proof.covers(mirror)):
         yield ProveMirror(name, "not proved by a real pull yet", image)
 

@@ -137,4 +137,6 @@ def _libraries(rootfs: Path, programs: Iterable[str]) -> list[str]:
     """The shared libraries of programs, as the loader of that root file system finds them."""
     listing = Sandbox((rootfs,), network=False).run(["ldd", *programs], capture=True)
     paths = {word for line in listing.splitlines() for word in line.split() if word.startswith("/")}
-    return sorted(path for path in paths if not path.endswith(":"))
+    found = {path for path in paths if not path.endswith(":")}
+    # opened by libc when a thread ends (pthread_exit), so ldd does not know of it; without it nginx's workers abort
+    return sorted(found | {f"/{path.relative_to(rootfs)}" for path in rootfs.glob("usr/lib/*/libgcc_s.so.1")})

@@ -202,7 +202,7 @@ def _make_stores(folder: Path) -> None:
         store, layouts = folder / upstream.name, IMAGES.path / upstream.name
         store.mkdir()
         sandbox = Sandbox(
-            (ROOTFS.path,), writable=(store,), readable=(HERE, IMAGES.path, REGISTRY.path), network=False,
+            (ROOTFS.path,), writable=(store,), readable=(REPO, IMAGES.path, REGISTRY.path), network=False,
             environment={"PYTHONPATH": str(HERE.parent), "PYTHONDONTWRITEBYTECODE": "1"},
         )  # fmt: skip
         program = [f"python3 -m {HERE.name}.seed", f"{REGISTRY.path}/registry", str(store), str(layouts)]

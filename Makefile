@@ -4,7 +4,7 @@ DESTDIR  ?=
 HOST     := tests/box/box
 RUN      := $(HOST) run --
 
-.PHONY: help install rpm demo test lint unit golden golden-update packaging system host clean
+.PHONY: help install rpm demo test lint unit golden golden-update packaging cluster system host clean
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,9 +13,9 @@ demo:            ## boot the appliance, five mirrors, cut the internet, see the 
 	@tests/box/host-packages
 	@tests/box/demo
 
-test: host       ## everything: lint, types, floors, unit, golden, system (root)
+test: host       ## everything: lint, types, floors, unit, golden, cluster, system (root)
 	@$(HOST) build
-	@$(MAKE) --no-print-directory lint unit golden packaging system
+	@$(MAKE) --no-print-directory lint unit golden packaging cluster system
 
 host:            # what this machine needs to build and boot the test host
 	@tests/box/host-packages
@@ -37,6 +37,9 @@ packaging:       ## the RPM, the man pages and the completions, against the code
 
 golden-update:   ## write the golden outputs anew (read the diff before you commit it)
 	@$(RUN) env GOLDEN_UPDATE=1 python3 -m pytest -q tests/golden
+
+cluster:         ## a cluster is told the truth: against a real kube-apiserver
+	@$(HOST) run --cluster -- python3 -m pytest -q tests/cluster
 
 system:          ## the promises, on a booted host with systemd, podman, a LAN and an internet
 	@tests/box/pytest tests/box tests/system

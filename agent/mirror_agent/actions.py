@@ -13,7 +13,7 @@ from datetime import datetime
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 
-from mirror_agent.model import Document, Eviction, File, Folder
+from mirror_agent.model import Change, Cost, Document, Eviction, File, Folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +287,24 @@ class Publish(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class PublishToCluster(Action):
+    """Apply changes to a cluster, trust before mirrors."""
+
+    target: str
+    changes: tuple[Change, ...]
+    cost: Cost
+    told: str = field(compare=False)  # the cost, for people
+
+    @property
+    def subject(self) -> str:
+        """A cluster that cannot be reached holds back nothing else."""
+        return self.target
+
+    def __str__(self) -> str:
+        return f"apply to {self.target}: {', '.join(map(str, self.changes))}: {self.told}"
+
+
+@dataclass(frozen=True, slots=True)
 class Evict(Action):
     """Take images out of a mirror's store, live."""
 
@@ -334,6 +352,7 @@ ORDER: tuple[type[Action], ...] = (
     Evict,
     HoldFetches,
     Publish,
+    PublishToCluster,
 )
 
 

@@ -31,6 +31,7 @@ from mirror_agent.actions import (
     PrepareAuthority,
     ProveMirror,
     Publish,
+    PublishToCluster,
     PullImage,
     ReloadEdge,
     ReloadSystemd,
@@ -62,7 +63,7 @@ from mirror_agent.host.namespace import edge_state
 from mirror_agent.host.systemd import BusLost, Systemd
 from mirror_agent.model import File, Folder, Mirror, Proof, Role, Suggestion, Trouble
 from mirror_agent.plan import Desired, Observed, hold_file, is_public
-from mirror_agent.targets import targets
+from mirror_agent.targets import cluster, targets
 
 _log = journal.get()
 
@@ -160,6 +161,8 @@ def _one(step: Action, desired: Desired, observed: Observed, hands: Hands) -> No
             _hold(step, desired)
         case Publish():
             _publish(step, desired)
+        case PublishToCluster():
+            _publish_to_cluster(step, desired, hands)
         case _:
             raise AssertionError(f"no hands for {step!r}")
 
@@ -338,6 +341,11 @@ def _publish(step: Publish, desired: Desired) -> None:
             target.publish(step.documents)
 
 
+def _publish_to_cluster(step: PublishToCluster, desired: Desired, hands: Hands) -> None:
+    if settings := desired.settings.publish.cluster:
+        cluster.publish(settings, step.changes, hands.alive)
+
+
 # --- steps that are done together ----------------------------------------------------------------------------
 
 
@@ -424,6 +432,7 @@ _FAILED: Mapping[type[Action], str] = {
     IssueCertificate: messages.RENEWAL_FAILED,
     ProveMirror: messages.PROOF_FAILED,
     Publish: messages.TARGET_FAILED,
+    PublishToCluster: messages.TARGET_FAILED,
 }
 
 

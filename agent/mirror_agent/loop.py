@@ -32,6 +32,7 @@ QUIET_SECONDS = 0.5  # an editor or `cp *` makes many events: look when they are
 QUIET_LIMIT_SECONDS = 5.0
 LOOK_SECONDS = 60.0  # a full look even without an event: NFS, overflowing queues, clocks
 UNPROVED_SECONDS = 5.0  # while a mirror waits for the first pull by any client
+ROLL_OUT_SECONDS = 15.0  # while nodes of a cluster take a change over
 UNSETTLED_SECONDS = 2.0  # while something starts
 ALIVE_SECONDS = 20.0  # the watchdog is fed at least this often while nothing happens
 SCAN_SECONDS = 30.0  # between two looks into the caches: 20 µs a blob
@@ -151,6 +152,7 @@ class Agent:
         self._cache = CacheSettings().path
         self._told: frozenset[Problem] = frozenset()
         self._shown = ""
+        self._cluster = status.ClusterStatus()
         self._repaired = False
         self._stopping = False
 
@@ -264,6 +266,7 @@ class Agent:
             todo = self._memory.due(steps, desired, now)
             shown = status.describe(desired, observed, steps, self._memory.failures(), problems, now)
             self._show(shown)
+            self._tell_cluster(shown.cluster)
             if not todo:
                 return min(_patience(shown), TIGHT_SECONDS if self._clients.soon else LOOK_SECONDS)
             failures = apply(todo, desired, observed, self._hands)
@@ -331,6 +334,17 @@ class Agent:
         except Trouble as trouble:
             journal.get().error(str(trouble), action="status")
         notify.status(shown.line)
+
+    def _tell_cluster(self, shown: status.ClusterStatus) -> None:
+        """What a cluster is about to do, each time that it changes: its nodes are other people's."""
+        before, self._cluster = self._cluster, shown
+        if shown.state != before.state and shown.state:
+            journal.get().info(f"{shown.place}: {shown.state}", action="publish-to-cluster")
+        if shown.roll_out != before.roll_out and shown.roll_out:
+            tell = journal.get().warning if "degraded" in shown.roll_out else journal.get().info
+            tell(f"{shown.place}: nodes: {shown.roll_out}", action="publish-to-cluster")
+        for note in sorted(set(shown.notes) - set(before.notes)):
+            journal.get().warning(f"{shown.place}: {note}", action="publish-to-cluster")
 
     def _hold(self, line: str, problems: Collection[Problem]) -> None:
         """Everything stays as it was last shown, by the agent before this one maybe; what is new is why."""
@@ -426,7 +440,9 @@ def _patience(shown: status.Status) -> float:
     states = {mirror.state for mirror in shown.mirrors}
     if states & {status.State.STARTING, status.State.PREPARING}:
         return UNSETTLED_SECONDS
-    return UNPROVED_SECONDS if status.State.UNPROVED in states else LOOK_SECONDS
+    if status.State.UNPROVED in states:
+        return UNPROVED_SECONDS
+    return ROLL_OUT_SECONDS if "updating" in shown.cluster.roll_out else LOOK_SECONDS
 
 
 def main(paths: Paths) -> int:

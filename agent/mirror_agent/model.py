@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, time
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 
 class Policy(StrEnum):
@@ -31,6 +32,14 @@ class Cost(StrEnum):
     NONE = "none"  # the nodes' file stays as it is
     RELOAD = "reload"  # CRI-O reads it anew, nothing is interrupted
     DRAIN = "drain"  # every node, one after another
+
+
+class Drain(StrEnum):
+    """When a change that drains every node of a cluster is made."""
+
+    NEVER = "never"  # held back, and told
+    WINDOW = "window"  # at a time of the week
+    ALWAYS = "always"  # at once
 
 
 class Role(StrEnum):
@@ -251,10 +260,40 @@ class CertificateSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """A time of the week on this host's clock."""
+
+    day: int | None  # Monday is 0; None: every day
+    start: time
+    end: time  # at or before `start`: on the next day
+
+    def contains(self, local: datetime) -> bool:
+        """Is it now?  `local` is the time on the host's clock."""
+        days, begins = [local.weekday()], local.time() >= self.start
+        if self.start < self.end:
+            return begins and local.time() < self.end and self.day in (None, *days)
+        if begins:
+            return self.day in (None, *days)
+        return local.time() < self.end and self.day in (None, (days[0] - 1) % 7)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """The cluster that is told of the mirrors."""
+
+    kubeconfig: Path
+    name: str  # of this cache host among those of the cluster: part of its objects' names
+    adopt: tuple[str, ...] = ()  # objects of others in which entries with our mirrors get our policy
+    drain: Drain = Drain.NEVER
+    window: Window | None = None  # with Drain.WINDOW
+
+
+@dataclass(frozen=True, slots=True)
 class PublishSettings:
     """Where publications go.  None: nowhere."""
 
     folder: Path | None = None
+    cluster: ClusterSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -488,6 +527,51 @@ class Proof:
     def covers(self, mirror: Mirror) -> bool:
         """Is this still the mirror that was proved?"""
         return (self.host, self.address, self.remote) == (mirror.host, mirror.address, mirror.remote)
+
+
+# --- a cluster ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A MachineConfigPool: how far its nodes are with a change."""
+
+    name: str
+    machines: int
+    updated: int
+    updating: bool = False
+    degraded: str = ""  # why, "" when it is not
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterState:
+    """What a cluster holds that says where images come from, as its API server gave it."""
+
+    objects: tuple[Mapping[str, Any], ...] = ()  # mirror sets of all kinds, image.config.openshift.io/cluster
+    trust: Mapping[str, Any] | None = None  # the ConfigMap of additionalTrustedCA, or the one to be made for it
+    pools: tuple[Pool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One object for server-side apply."""
+
+    body: Mapping[str, Any]  # apiVersion, kind, metadata, and the fields that are to be ours
+    manager: str = "mirror-agent"  # the field manager
+    force: bool = False  # fields of other managers become ours
+
+    @property
+    def kind(self) -> str:
+        """The object's kind."""
+        return str(self.body["kind"])
+
+    @property
+    def name(self) -> str:
+        """The object's name."""
+        return str(self.body["metadata"]["name"])
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
 
 
 # --- what is cached ------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 
 from mirror_agent import certificates, eviction, messages
+from mirror_agent.cluster import place
 from mirror_agent.host import authorities, files, namespace, pairs, pull, state
 from mirror_agent.host.containers import Containers
 from mirror_agent.host.store import Stores
@@ -15,6 +16,7 @@ from mirror_agent.host.systemd import Systemd
 from mirror_agent.model import (
     Authorities,
     Certificate,
+    ClusterState,
     EdgeState,
     File,
     Fill,
@@ -28,7 +30,7 @@ from mirror_agent.model import (
     Trouble,
 )
 from mirror_agent.plan import Desired, Observed, hold_file, service_of
-from mirror_agent.targets import targets
+from mirror_agent.targets import cluster, targets
 from mirror_agent.usage import Usage
 from mirror_agent.wish import Remembered
 
@@ -67,6 +69,8 @@ def look(
     names |= {service_of(unit.path) for pod in desired.pods.values() for unit in pod.units}
     images = {image for pod in desired.pods.values() for image in pod.images}
     published, problems = _published(desired)
+    known_to, unread = _cluster(desired)
+    problems = (*problems, *unread)
     proofs = state.load_proofs(paths.proofs)
     edges: dict[str, EdgeState] = {}
     cached: dict[str, str] = {}
@@ -104,7 +108,9 @@ def look(
         cached=cached,
         published=published,
         trusted=_is_trusted(desired, trust),
-        unread=frozenset(target.place for target in targets(desired.settings.publish)) - published.keys(),
+        unread=frozenset(target.place for target in targets(desired.settings.publish)) - published.keys()
+        | ({place(settings)} if (settings := desired.settings.publish.cluster) and not known_to else frozenset()),
+        cluster=known_to,
         stores=stores,
         kept=kept,
         fills={**seen.fills, **{name: eviction.fill(store) for name, store in stores.items()}},
@@ -173,7 +179,11 @@ def _is_trusted(desired: Desired, trust: str) -> bool:
     """Does every target say that all its readers have the bundle?  Those that cannot be asked do not."""
     found = targets(desired.settings.publish)
     try:
-        return bool(found) and all(target.trusted is not None and target.trusted(trust) for target in found)
+        return (
+            desired.settings.publish.cluster is None
+            and bool(found)
+            and all(target.trusted is not None and target.trusted(trust) for target in found)
+        )
     except Trouble:
         return False
 
@@ -189,3 +199,15 @@ def _published(desired: Desired) -> tuple[Mapping[str, Mapping[str, bytes]], tup
             reason = f"{target.place}: {trouble.reason}"
             problems.append(Problem(where, "publish", reason, trouble.hint, message_id=messages.TARGET_FAILED))
     return published, tuple(problems)
+
+
+def _cluster(desired: Desired) -> tuple[ClusterState | None, tuple[Problem, ...]]:
+    settings = desired.settings.publish.cluster
+    if settings is None:
+        return None, ()
+    try:
+        return cluster.read(settings), ()
+    except Trouble as trouble:
+        reason = f"{trouble.where}: {trouble.reason}"
+        where = str(desired.paths.settings)
+        return None, (Problem(where, "publish.cluster", reason, trouble.hint, message_id=messages.TARGET_FAILED),)

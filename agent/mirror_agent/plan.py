@@ -16,7 +16,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 
-from mirror_agent import certificates, eviction, formats, pods, rollover
+from mirror_agent import certificates, cluster, eviction, formats, messages, pods, rollover
 from mirror_agent.actions import (
     ORDER,
     Action,
@@ -31,6 +31,7 @@ from mirror_agent.actions import (
     MakeFolder,
     ProveMirror,
     Publish,
+    PublishToCluster,
     PullImage,
     ReloadEdge,
     ReloadSystemd,
@@ -47,7 +48,9 @@ from mirror_agent.model import (
     Authorities,
     Authority,
     Certificate,
+    ClusterState,
     ContainerState,
+    Cost,
     Document,
     EdgeState,
     File,
@@ -165,6 +168,7 @@ class Observed:
     published: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)  # by target, those that can be read
     unread: frozenset[str] = frozenset()  # targets that cannot
     trusted: bool = False  # every target says that all its readers have the present trust
+    cluster: ClusterState | None = None  # None: there is none, or it cannot be read
     stores: Mapping[str, Store] = field(default_factory=dict)  # by mirror; empty when they were not looked at
     fills: Mapping[str, Fill] = field(default_factory=dict)  # by mirror: as the stores were at the last look
     kept: Mapping[str, Collection[ImageName]] = field(default_factory=dict)  # by mirror: images that are pinned
@@ -197,6 +201,7 @@ def plan(desired: Desired, observed: Observed, now: datetime) -> tuple[Action, .
     steps += _reload(desired, observed, steps)
     steps += _evict(desired, observed, now)
     steps += _publish(desired, observed)
+    steps += _publish_to_cluster(desired, observed, now)
     return tuple(sorted(steps, key=lambda step: ORDER.index(type(step))))
 
 
@@ -435,6 +440,8 @@ def rollover_view(desired: Desired, observed: Observed) -> rollover.View | None:
         return None
     bundle = formats.trust.render(Publication((), observed.trust))
     held = all(published.get(each.name) == each.content for each in bundle for published in observed.published.values())
+    if outcome := cluster_outcome(desired, observed):
+        held = held and not outcome.trust and not outcome.untrusted
     return rollover.View(
         observed.authorities,
         brought=_brought(desired),
@@ -453,7 +460,11 @@ def _brought(desired: Desired) -> Authority | None:
 
 def problems(desired: Desired, observed: Observed, now: datetime) -> tuple[Problem, ...]:
     """What the host, or the calendar, shows to be wrong with what the admin wrote or brought."""
-    return (*_forbidden(desired, observed), *_ending(desired, observed, now))
+    refused = []
+    if (outcome := cluster_outcome(desired, observed)) and outcome.refused:
+        where, failed = str(desired.paths.settings), messages.TARGET_FAILED
+        refused = [Problem(where, "publish.cluster", outcome.refused, outcome.hint, message_id=failed)]
+    return (*_forbidden(desired, observed), *_ending(desired, observed, now), *refused)
 
 
 def _forbidden(desired: Desired, observed: Observed) -> Iterator[Problem]:
@@ -542,6 +553,22 @@ def is_public(mirror: Mirror, desired: Desired) -> bool:
     """Is its certificate by a CA that readers trust already, as this host does?"""
     acme = desired.settings.certificates.acme
     return mirror.tls.ca is None if mirror.tls else acme is not None and acme.trust is None
+
+
+def cluster_outcome(desired: Desired, observed: Observed) -> cluster.Outcome | None:
+    """What the cluster lacks; None where there is none, it cannot be read, or there is nothing sure to tell it."""
+    settings = desired.settings.publish.cluster
+    if settings is None or observed.cluster is None or observed.authority is None or in_doubt(desired, observed):
+        return None
+    return cluster.compare(publication(desired, observed), settings, observed.cluster)
+
+
+def _publish_to_cluster(desired: Desired, observed: Observed, now: datetime) -> Iterator[Action]:
+    settings = desired.settings.publish.cluster
+    outcome = cluster_outcome(desired, observed)
+    if settings and outcome and (changes := outcome.due(settings, now.astimezone())):
+        cost = outcome.cost if len(changes) > len(outcome.trust) else Cost.NONE
+        yield PublishToCluster("", "", cluster.place(settings), changes, cost, cluster.COST[cost])
 
 
 def hold_file(desired: Desired, name: str) -> PurePosixPath:

@@ -9,10 +9,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from mirror_agent import certificates, rollover
+from mirror_agent import certificates, cluster, rollover
 from mirror_agent.actions import Action, ProveMirror, Publish
 from mirror_agent.model import Fill, Mirror, Problem, Role, UnitState
-from mirror_agent.plan import Desired, Observed, in_doubt, rollover_view, unit_services
+from mirror_agent.plan import Desired, Observed, cluster_outcome, in_doubt, rollover_view, unit_services
 from mirror_agent.usage import Usage
 
 ISSUING = "issue-certificate"  # the step whose failure is a certificate's
@@ -84,6 +84,17 @@ class AuthorityStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """The cluster that is told of the mirrors; all "" where there is none."""
+
+    place: str = ""
+    state: str = ""  # "up to date", or what is waited for
+    cost: str = ""  # of what is to be applied: none, reload or drain; "" for nothing
+    roll_out: str = ""  # how far its nodes are
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class MirrorStatus:
     """One line of the table."""
 
@@ -120,6 +131,7 @@ class Status:
     free: int  # bytes of the caches' file system that are free, 0 before the first look
     floor: int  # bytes of it that are to be left free
     authority: AuthorityStatus = AuthorityStatus()
+    cluster: ClusterStatus = ClusterStatus()
 
     @property
     def line(self) -> str:
@@ -133,6 +145,8 @@ class Status:
             line += f"; {len(self.problems)} problem{'s' if len(self.problems) > 1 else ''} in files"
         if self.publication not in ("", "up to date"):
             line += f"; publication {self.publication}"
+        if self.cluster.state not in ("", "up to date"):
+            line += f"; cluster {self.cluster.state}"
         return line
 
     def as_json(self) -> dict[str, Any]:
@@ -163,6 +177,7 @@ def describe(
         publication=_publication(desired, observed, open_steps),
         folder=str(desired.settings.publish.folder or ""),
         authority=_authority(desired, observed),
+        cluster=_cluster(desired, observed, now),
         free=min((fill.free for fill in observed.fills.values()), default=0),
         floor=desired.settings.cache.free,
     )
@@ -186,7 +201,7 @@ def _mirror(
         address=str(mirror.address),
         policy=mirror.policy.value,
         state=_state(mirror, desired, observed, steps, failure),
-        published=proof is not None and _is_published(proof.host, observed),
+        published=proof is not None and _is_published(proof.host, desired, observed),
         proved=proof.image if proof else "",
         certificate=_certificate(mirror, observed, failures),
         not_after=_iso(certificate.not_after if certificate else None),
@@ -195,10 +210,12 @@ def _mirror(
     )
 
 
-def _is_published(host: str, observed: Observed) -> bool:
+def _is_published(host: str, desired: Desired, observed: Observed) -> bool:
     """Does a target say this host name at the moment?"""
+    settings, state = desired.settings.publish.cluster, observed.cluster
+    told = cluster.hosts(settings, state) if settings and state else ()
     documents = (content for target in observed.published.values() for content in target.values())
-    return any(host.encode() in content.split() for content in documents)
+    return any(host.encode() in content.split() for content in documents) or host in told
 
 
 def _certificate(mirror: Mirror, observed: Observed, failures: Mapping[str, Failure]) -> CertificateStatus:
@@ -289,3 +306,22 @@ def _publication(desired: Desired, observed: Observed, steps: tuple[Action, ...]
         return f"waits: {folder} cannot be reached"
     waiting = [step for step in steps if isinstance(step, Publish)]
     return f"waits: {', '.join(waiting[0].changed)}" if waiting else "up to date"
+
+
+def _cluster(desired: Desired, observed: Observed, now: datetime) -> ClusterStatus:
+    settings = desired.settings.publish.cluster
+    if settings is None:
+        return ClusterStatus()
+    place, outcome = cluster.place(settings), cluster_outcome(desired, observed)
+    if names := in_doubt(desired, observed):
+        return ClusterStatus(place, f"waits: {', '.join(names)} would be missing (mend the definition, or remove it)")
+    if observed.cluster is None or outcome is None:
+        return ClusterStatus(place, "waits: it cannot be read")
+    roll_out = cluster.roll_out(observed.cluster.pools)
+    if outcome.refused:
+        return ClusterStatus(place, f"refused: {outcome.refused}", "", roll_out, outcome.notes)
+    cost = outcome.cost.value if outcome.mirrors else ""
+    changes = outcome.trust + outcome.mirrors
+    waits = f"waits: {', '.join(map(str, changes))}" if changes else "up to date"
+    held = outcome.held(settings, now.astimezone())
+    return ClusterStatus(place, held or waits, cost, roll_out, outcome.notes)

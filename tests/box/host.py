@@ -183,16 +183,23 @@ class Box:
         self.node("podman", "system", "reset", "--force")
 
 
-def run(argv: Sequence[str], *, read_only: bool = False) -> None:
-    """Replace this process by `argv` in Debian 13 with the developers' tools, not booted; see README.md."""
-    _build(stages.FOR_RUN)
-    for stage in stages.FOR_RUN:
+def run(argv: Sequence[str], *, read_only: bool = False, cluster: bool = False) -> None:
+    """Replace this process by `argv` in Debian 13 with the developers' tools, not booted; see README.md.
+
+    With `cluster`, KUBEBUILDER_ASSETS is a folder with a kube-apiserver: the caller's, or the one that is built here.
+    """
+    given = os.environ.get("KUBEBUILDER_ASSETS", "")
+    needed = (*stages.FOR_RUN, *((stages.API_SERVER,) if cluster and not given else ()))
+    _build(needed)
+    for stage in needed:
         os.set_inheritable(cache.hold(stage.path), True)
+    assets = (Path(given or stages.API_SERVER.path),) if cluster else ()
+    told = {"KUBEBUILDER_ASSETS": str(assets[0])} if assets else {}
     here = Path.cwd()
     sandbox = Sandbox(
         layers=(stages.TOOLS.path, stages.ROOTFS.path),
-        writable=() if read_only else (REPO,), readable=(REPO,) if read_only else (),
-        environment=_passed_on(os.environ),
+        writable=() if read_only else (REPO,), readable=((REPO,) if read_only else ()) + assets,
+        environment=_passed_on(os.environ) | told,
     )  # fmt: skip
     command = sandbox.command(argv, cwd=here if here.is_relative_to(REPO) else REPO)
     os.execvpe(command[0], command, sandbox.environ())

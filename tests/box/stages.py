@@ -6,6 +6,7 @@
             ├─ pytest          for this machine's Python, which drives the box
             ├─ pki             the public web PKI of the box's internet: a CA, a certificate per name
             ├─ distribution    the real registry
+            ├─ apiserver       kube-apiserver, for tests/cluster
             ├─ images ── stores    image layouts, and the upstreams' stores with them in
             └─ guest, node     layers over rootfs: what makes it the cache host, the cluster node
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -75,19 +77,22 @@ ROOTFS = Stage("rootfs", [SUITE, PACKAGES, _FINISH], _make_rootfs)
 
 
 def _make_distribution(folder: Path) -> None:
-    settings = {**_GO_SETTINGS, "GOBIN": str(folder)}
+    _go(["go", "install", DISTRIBUTION], folder, folder, {**_GO_SETTINGS, "GOBIN": str(folder)})
+
+
+def _go(command: list[str], here: Path, folder: Path, settings: dict[str, str]) -> None:
+    """Go of this machine, or Debian's, in `here`; it writes to `folder`."""
     if _host_go() >= GO_FLOOR:
-        run([*isolated(), "go", "install", DISTRIBUTION], env={**os.environ, **settings}, name="go install")
-    else:
-        _go_from_debian(folder, settings)
-
-
-def _go_from_debian(folder: Path, settings: dict[str, str]) -> None:
+        words = [*isolated(), "env", f"--chdir={here}", *command]
+        run(words, env={**os.environ, **settings}, name="go")
+        return
     # Debian 13 has Go 1.24, which fetches the newer toolchain as a module by itself
     install = "apt-get -q update && apt-get -qy --no-install-recommends install golang-go"
-    script = f"{install} && go install {DISTRIBUTION}"
     settings = settings | {"GOTOOLCHAIN": "auto", "GOPATH": "/tmp/go", "GOCACHE": "/tmp/go-cache"}
-    Sandbox((ROOTFS.path,), writable=(folder,), environment=settings).run(["sh", "-c", script])
+    sandbox = Sandbox(
+        (ROOTFS.path,), writable=(folder,), readable=(here,) if here != folder else (), environment=settings
+    )
+    sandbox.run(["sh", "-c", f"{install} && {shlex.join(command)}"], cwd=here)
 
 
 def _host_go() -> tuple[int, ...]:
@@ -98,6 +103,20 @@ def _host_go() -> tuple[int, ...]:
 
 
 REGISTRY = Stage("distribution", [DISTRIBUTION, _GO_SETTINGS], _make_distribution, needs=(ROOTFS,))
+
+
+_API_SERVER = HERE.parent / "cluster" / "apiserver"
+
+
+def _make_api_server(folder: Path) -> None:
+    version = re.search(r"k8s.io/kubernetes (\S+)", (_API_SERVER / "go.mod").read_text())
+    assert version
+    flags = f"-s -w -X k8s.io/component-base/version.gitVersion={version[1]}"
+    settings = {"CGO_ENABLED": "0", "GOFLAGS": "-trimpath -buildvcs=false -mod=readonly"}
+    _go(["go", "build", f"-ldflags={flags}", "-o", f"{folder}/kube-apiserver", "."], _API_SERVER, folder, settings)
+
+
+API_SERVER = Stage("apiserver", content(_API_SERVER), _make_api_server, needs=(ROOTFS,))
 
 
 _TOOLS = [_lines("tools.txt"), _lines("dev-requirements.txt")]
@@ -230,7 +249,7 @@ _GUEST_SOURCE = _source("guest.py", "topology.py")
 GUEST = Stage("guest", [content(HERE / "guest"), _GUEST_SOURCE], _make_guest, needs=(STORES,))
 NODE = Stage("node", _GUEST_SOURCE, _make_node, needs=(PKI,))
 
-ALL = (ROOTFS, REGISTRY, PKI, IMAGES, STORES, GUEST, NODE, TOOLS, WHEELS, PYTEST)
+ALL = (ROOTFS, REGISTRY, PKI, IMAGES, STORES, GUEST, NODE, TOOLS, WHEELS, PYTEST, API_SERVER)
 FOR_RUN = (ROOTFS, TOOLS)  # all that `box run` needs
 
 

@@ -53,6 +53,12 @@ def _show(status: dict[str, Any]) -> None:
         console.print(f"The CA is being replaced ({authority['stage']}): mirror-agent ca show")
     if status["folder"]:
         console.print(f"Published to {status['folder']}: {status['publication']}")
+    if (cluster := status.get("cluster") or {}).get("place"):  # an older agent says nothing of clusters
+        cost = f" (cost: {cluster['cost']})" if cluster["cost"] else ""
+        console.print(f"{cluster['place']}: {cluster['state']}{cost}", markup=False, soft_wrap=True)
+        for line in (cluster["roll_out"] and f"nodes: {cluster['roll_out']}", *cluster["notes"]):
+            if line:
+                console.print(f"  {line}", markup=False, soft_wrap=True)
     console.print(status["line"])
 
 

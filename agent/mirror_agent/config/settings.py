@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from mirror_agent.config import registries, values
 from mirror_agent.config.toml import Table, parse
@@ -16,12 +17,15 @@ from mirror_agent.model import (
     AcmeSettings,
     CacheSettings,
     CertificateSettings,
+    ClusterSettings,
+    Drain,
     ImageSettings,
     NetworkSettings,
     Paths,
     Problem,
     PublishSettings,
     Settings,
+    Window,
 )
 
 _CACHE = CacheSettings()
@@ -169,10 +173,31 @@ class FolderTable(Table):
         return _outside_state(path)
 
 
+class ClusterTable(Table):
+    """[publish.cluster]: an OpenShift or OKD cluster that is told of the mirrors."""
+
+    kubeconfig: Annotated[Path, text(values.kubeconfig)] = Field(examples=['"/etc/mirror-agent/kubeconfig"'])
+    name: Annotated[str | None, text(values.host_label)] = Field(default=None, examples=['"rack-7"'])
+    adopt: list[Annotated[str, text(values.object_name)]] = Field(default=[], examples=['["image-digest-mirror"]'])
+    drain: Annotated[Drain, text(values.drain)] = Field(default=Drain.NEVER, examples=['"always"'])
+    window: Annotated[Window | None, text(values.window)] = Field(
+        default=None, examples=['"Sun 02:00-05:00"'], validate_default=False
+    )
+
+    @model_validator(mode="after")
+    def _when(self) -> Self:
+        if self.drain is Drain.WINDOW and self.window is None:
+            raise Mistake("is missing", 'for example: window = "Sun 02:00-05:00"', "publish.cluster.window")
+        if self.drain is not Drain.WINDOW and self.window is not None:
+            raise Mistake(f'does nothing with drain = "{self.drain}"', 'drain = "window"', "publish.cluster.window")
+        return self
+
+
 class PublishTable(Table):
     """[publish]: where the publication goes."""
 
     folder: FolderTable | None = None
+    cluster: ClusterTable | None = None
 
 
 class SettingsTable(Table):
@@ -208,8 +233,17 @@ def parse_settings(file: str, content: bytes) -> tuple[Settings | None, tuple[Pr
         cache=CacheSettings(table.cache.path, table.cache.budget, table.cache.free),
         images=ImageSettings(table.images.edge, table.images.registry),
         certificates=_certificates(table.certificates),
-        publish=PublishSettings(table.publish.folder.path if table.publish.folder else None),
+        publish=PublishSettings(
+            table.publish.folder.path if table.publish.folder else None, _cluster(table.publish.cluster, table.domain)
+        ),
     ), ()
+
+
+def _cluster(table: ClusterTable | None, domain: str) -> ClusterSettings | None:
+    if table is None:
+        return None
+    name = table.name or re.sub(r"[^a-z0-9]+", "-", domain)[:40].strip("-")
+    return ClusterSettings(table.kubeconfig, name, tuple(table.adopt), table.drain, table.window)
 
 
 def _certificates(table: CertificatesTable) -> CertificateSettings:

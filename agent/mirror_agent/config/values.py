@@ -7,13 +7,14 @@ character, and nothing that came through needs quoting later (host.md, "Injectio
 from __future__ import annotations
 
 import re
+from datetime import time
 from ipaddress import AddressValueError, IPv4Address, IPv4Network, NetmaskValueError
 from pathlib import Path
 
 from pydantic import PlainValidator
 
 from mirror_agent.config.words import Mistake, closest, kind, shown
-from mirror_agent.model import Paths, Policy
+from mirror_agent.model import Drain, Paths, Policy, Window
 
 SMALLEST_SIZE = 256 * 2**20  # less than one usual image: a slip of the unit
 LARGEST_SIZE = 2**50
@@ -27,6 +28,10 @@ _TIME = re.compile(r"([0-9]{1,9}) ?([smhd])")
 _GLOB = re.compile(r"[a-z0-9*](?:[a-z0-9._*/-]{0,253}[a-z0-9*])?")
 _URL = re.compile(r"https://[a-z0-9][a-z0-9.-]*(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~-]+)*/?")
 _EMAIL = re.compile(r"[A-Za-z0-9._+-]+@[a-z0-9-]+(?:\.[a-z0-9-]+)+")
+_WINDOW = re.compile(r"(?:([A-Z][a-z]{2}) )?([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9])")
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_OBJECT = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
+_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
 _UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -42,6 +47,36 @@ def policy(value: str) -> Policy:
         both = " or ".join(Policy)
         raise Mistake(f"{shown(value)} is no policy", f'did you mean "{meant}"?' if meant else both)
     return Policy(value)
+
+
+def drain(value: str) -> Drain:
+    """When nodes may be drained.  Raises Mistake."""
+    if value not in tuple(Drain):
+        raise Mistake(f"{shown(value)} says nothing about when", " or ".join(Drain))
+    return Drain(value)
+
+
+def window(value: str) -> Window:
+    """A time of the week, as "Sun 02:00-05:00", or of every day, as "02:00-05:00".  Raises Mistake."""
+    match = _WINDOW.fullmatch(value)
+    if not match or (match[1] and match[1] not in _DAYS):
+        raise Mistake(f"{shown(value)} is no time of the week", 'as "Sun 02:00-05:00", or "02:00-05:00" for every day')
+    start, end = time(int(match[2]), int(match[3])), time(int(match[4]), int(match[5]))
+    return Window(_DAYS.index(match[1]) if match[1] else None, start, end)
+
+
+def object_name(value: str) -> str:
+    """The name of an object in a cluster.  Raises Mistake."""
+    if not _OBJECT.fullmatch(value):
+        raise Mistake(f"{shown(value)} is no object's name", "lower-case letters, digits, hyphens and dots")
+    return value
+
+
+def host_label(value: str) -> str:
+    """What tells this cache host from others of the same cluster.  Raises Mistake."""
+    if not _LABEL.fullmatch(value):
+        raise Mistake(f"{shown(value)} is no name", "up to 40 lower-case letters, digits and hyphens")
+    return value
 
 
 def size(value: str) -> int:
@@ -146,11 +181,20 @@ def interface(value: str) -> str:
 
 def credentials(value: str) -> Path:
     """A file below /etc/mirror-agent.  Raises Mistake, and never quotes the value: people put passwords there."""
+    return _secret(value, "quay.credentials", ": user name, then password or token")
+
+
+def kubeconfig(value: str) -> Path:
+    """A file below /etc/mirror-agent.  Raises Mistake."""
+    return _secret(value, "kubeconfig", "")
+
+
+def _secret(value: str, example: str, form: str) -> Path:
     base = Paths().settings.parent
     if not _FOLDER.fullmatch(value) or not value.startswith(f"{base}/"):
-        raise Mistake(f"is no file below {base}", f'as "{base}/quay.credentials": user name, then password or token')
+        raise Mistake(f"is no file below {base}", f'as "{base}/{example}"{form}')
     if value == str(Paths().settings):
-        raise Mistake(f"{value} holds the settings", f'a file of its own, as "{base}/quay.credentials"')
+        raise Mistake(f"{value} holds the settings", f'a file of its own, as "{base}/{example}"')
     return Path(value)
 
 

@@ -1,0 +1,239 @@
+"""The cluster is told the truth, by the account and the rules of packaging/rbac.yaml, and no more often than needed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cluster.control_plane import ControlPlane
+from cluster.story import (
+    ALLOW,
+    ICSP,
+    IDMS,
+    IMAGE,
+    ITMS,
+    MAPS,
+    MCP,
+    NEVER,
+    NOON,
+    entries,
+    entry,
+    idms,
+    look,
+    mirror,
+    publication,
+    told,
+)
+from mirror_agent import cluster as rules
+from mirror_agent.model import ClusterSettings, Cost, Drain
+from mirror_agent.targets import TargetError
+from mirror_agent.targets import cluster as target
+
+OURS = [entry("quay.io", "quay.mirror.lan", policy=NEVER)]
+
+
+def test_the_pair_and_its_trust_are_there_after_one_round(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    outcome = told(publication(mirror()), settings)
+    assert outcome.cost is Cost.DRAIN  # the first mirror for tags
+    assert entries(cluster, f"{IDMS}/mirror-agent-lab") == OURS
+    assert entries(cluster, f"{ITMS}/mirror-agent-lab") == OURS
+    assert cluster.get(f"{MAPS}/mirror-agent-ca")["data"] == {"quay.mirror.lan": publication().trust}
+    assert cluster.get(IMAGE)["spec"]["additionalTrustedCA"] == {"name": "mirror-agent-ca"}
+    managers = {field["manager"] for field in cluster.get(f"{IDMS}/mirror-agent-lab")["metadata"]["managedFields"]}
+    assert managers == {"mirror-agent"}
+
+
+def test_nothing_is_written_when_nothing_changes(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    told(publication(mirror()), settings)
+    again = told(publication(mirror()), settings)
+    assert (again.trust, again.mirrors, again.cost, again.refused) == ((), (), Cost.NONE, "")
+
+
+def test_trust_is_applied_before_mirrors(settings: ClusterSettings) -> None:
+    outcome = rules.compare(publication(mirror()), settings, look(settings))
+    assert [change.kind for change in outcome.due(settings, NOON)] == [
+        "ConfigMap", "Image", "ImageTagMirrorSet", "ImageDigestMirrorSet",
+    ]  # fmt: skip
+
+
+def test_one_more_mirror_and_one_less(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    ghcr = mirror("ghcr", "ghcr.io", number=5)
+    told(publication(mirror()), settings)
+    assert told(publication(mirror(), ghcr), settings).cost is Cost.DRAIN
+    assert {each["source"] for each in entries(cluster, f"{IDMS}/mirror-agent-lab")} == {"quay.io", "ghcr.io"}
+    told(publication(mirror()), settings)
+    assert entries(cluster, f"{ITMS}/mirror-agent-lab") == OURS
+    assert set(cluster.get(f"{MAPS}/mirror-agent-ca")["data"]) == {"quay.mirror.lan", "ghcr.mirror.lan"}
+    told(publication(mirror()), settings)  # the key goes when no set names it any more
+    assert set(cluster.get(f"{MAPS}/mirror-agent-ca")["data"]) == {"quay.mirror.lan"}
+    told(publication(), settings)
+    told(publication(), settings)
+    assert entries(cluster, f"{IDMS}/mirror-agent-lab") == []
+    assert "data" not in cluster.get(f"{MAPS}/mirror-agent-ca")
+
+
+def test_a_new_ca_goes_out_without_cost(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    told(publication(mirror()), settings)
+    both = publication().trust * 2
+    outcome = told(publication(mirror(), trust=both), settings)
+    assert (outcome.mirrors, outcome.cost) == ((), Cost.NONE)
+    assert cluster.get(f"{MAPS}/mirror-agent-ca")["data"] == {"quay.mirror.lan": both}
+
+
+def test_drift_is_put_right(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    told(publication(mirror()), settings)
+    edited = cluster.get(f"{IDMS}/mirror-agent-lab")
+    edited["spec"]["imageDigestMirrors"] = []
+    cluster.call("PUT", f"{IDMS}/mirror-agent-lab", edited)
+    cluster.delete(f"{ITMS}/mirror-agent-lab")
+    told(publication(mirror()), settings)
+    assert entries(cluster, f"{IDMS}/mirror-agent-lab") == entries(cluster, f"{ITMS}/mirror-agent-lab") == OURS
+
+
+def test_two_cache_hosts_leave_each_other_alone(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    other = replace(settings, name="other")
+    mine, theirs = publication(mirror()), publication(mirror("quay2", number=9))
+    told(mine, settings)
+    told(theirs, other)
+    for each, name in ((mine, settings), (theirs, other)):
+        again = told(each, name)
+        assert (again.trust, again.mirrors, again.refused) == ((), (), "")
+    assert set(cluster.get(f"{MAPS}/mirror-agent-ca")["data"]) == {"quay.mirror.lan", "quay2.mirror.lan"}
+
+
+def test_an_object_of_somebody_else_with_our_name_is_left_alone(
+    cluster: ControlPlane, settings: ClusterSettings
+) -> None:
+    idms(cluster, "mirror-agent-lab", entry("ghcr.io", "elsewhere.lan"))
+    assert told(publication(mirror()), settings).refused == (
+        "ImageDigestMirrorSet mirror-agent-lab is not this agent's"
+    )
+    assert entries(cluster, f"{IDMS}/mirror-agent-lab") == [entry("ghcr.io", "elsewhere.lan")]
+
+
+# --- objects of others -----------------------------------------------------------------------------------------
+
+
+def test_the_installers_own_object_conflicts_and_the_way_out_is_told(
+    cluster: ControlPlane, settings: ClusterSettings
+) -> None:
+    installed = [entry("quay.io", "quay.mirror.lan"), entry("registry.redhat.io", "rh.elsewhere.lan")]
+    idms(cluster, "image-digest-mirror", *installed)
+    outcome = told(publication(mirror()), settings)
+    assert "ImageDigestMirrorSet image-digest-mirror" in outcome.refused
+    assert 'adopt = ["image-digest-mirror"]' in outcome.hint
+    assert entries(cluster, f"{IDMS}/mirror-agent-lab") is None
+    assert cluster.get(f"{MAPS}/mirror-agent-ca") is not None  # trust costs nothing and helps
+
+    adopting = replace(settings, adopt=("image-digest-mirror",))
+    assert told(publication(mirror()), adopting).refused == ""
+    assert entries(cluster, f"{IDMS}/image-digest-mirror") == [OURS[0], installed[1]]
+    assert told(publication(mirror()), adopting).mirrors == ()
+
+
+def test_adoption_is_undone_with_the_mirror(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    adopting = replace(settings, adopt=("image-digest-mirror",))
+    idms(cluster, "image-digest-mirror", entry("quay.io", "quay.mirror.lan"))
+    told(publication(mirror()), adopting)
+    assert entries(cluster, f"{IDMS}/image-digest-mirror") == OURS
+    told(publication(), adopting)
+    assert entries(cluster, f"{IDMS}/image-digest-mirror") == [entry("quay.io", "quay.mirror.lan")]
+    assert told(publication(), adopting).mirrors == ()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        (entry("quay.io", "elsewhere.lan", policy=ALLOW), "quay.io is AllowContactingSource in ImageDigestMirrorSet"),
+        (entry("*.mirror.lan", "elsewhere.lan", policy=NEVER), "quay.mirror.lan is itself under *.mirror.lan"),
+        (entry("quay.mirror.lan", "elsewhere.lan", policy=NEVER), "quay.mirror.lan is itself under quay.mirror.lan"),
+    ],
+)
+def test_what_stands_against_ours_is_named(
+    cluster: ControlPlane, settings: ClusterSettings, theirs: dict[str, Any], said: str
+) -> None:
+    idms(cluster, "theirs", theirs)
+    outcome = told(publication(mirror()), settings)
+    assert said in outcome.refused
+    assert "theirs" in outcome.refused
+    assert entries(cluster, f"{IDMS}/mirror-agent-lab") is None
+
+
+def test_the_old_kind_counts_too(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    body = {"apiVersion": "operator.openshift.io/v1alpha1", "kind": "ImageContentSourcePolicy"}
+    spec = {"repositoryDigestMirrors": [entry("quay.io", "old.lan")]}
+    cluster.apply(f"{ICSP}/old", {**body, "metadata": {"name": "old"}, "spec": spec})
+    assert "ImageContentSourcePolicy old" in told(publication(mirror()), settings).refused
+
+
+def test_what_hides_ours_is_told(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    idms(cluster, "payload", entry("quay.io/openshift-release-dev", "elsewhere.lan"))
+    outcome = told(publication(mirror()), settings)
+    assert outcome.refused == ""
+    assert any("ImageDigestMirrorSet payload" in note and "hides our quay.io" in note for note in outcome.notes)
+
+
+def test_the_admins_own_trust_stays(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    theirs = {"registry.corp..5000": "their CA"}
+    head = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mirror-agent-ca"}}
+    cluster.apply(f"{MAPS}/mirror-agent-ca", {**head, "data": theirs})
+    told(publication(mirror()), settings)
+    assert cluster.get(f"{MAPS}/mirror-agent-ca")["data"] == {**theirs, "quay.mirror.lan": publication().trust}
+    told(publication(), settings)
+    told(publication(), settings)
+    assert cluster.get(f"{MAPS}/mirror-agent-ca")["data"] == theirs
+
+
+def test_a_key_of_the_admins_without_our_ca_is_refused(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    head = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mirror-agent-ca"}}
+    cluster.apply(f"{MAPS}/mirror-agent-ca", {**head, "data": {"quay.mirror.lan": "their CA"}})
+    outcome = told(publication(mirror()), settings)
+    assert "a key quay.mirror.lan of somebody else" in outcome.refused
+    assert outcome.due(settings, NOON) == ()
+
+
+# --- cost ------------------------------------------------------------------------------------------------------
+
+
+def test_what_drains_is_held_back_and_told(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    careful = replace(settings, drain=Drain.NEVER)
+    outcome = told(publication(mirror()), careful)
+    assert outcome.held(careful, NOON).startswith("held back: it drains every node")
+    assert entries(cluster, f"{IDMS}/mirror-agent-lab") is None
+    assert cluster.get(f"{MAPS}/mirror-agent-ca") is not None
+
+
+def test_the_nodes_are_followed(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    path = f"{MCP}/worker"
+    head = {"apiVersion": "machineconfiguration.openshift.io/v1", "kind": "MachineConfigPool"}
+    pool = cluster.call("POST", MCP, {**head, "metadata": {"name": "worker"}, "spec": {}})
+    conditions = [
+        {"type": "Updating", "status": "True", "lastTransitionTime": None, "reason": "", "message": ""},
+        {"type": "Degraded", "status": "False", "lastTransitionTime": None, "reason": "", "message": ""},
+    ]
+    counts = {"machineCount": 3, "updatedMachineCount": 1, "readyMachineCount": 1, "unavailableMachineCount": 1}
+    pool["status"] = {**counts, "degradedMachineCount": 0, "conditions": conditions}
+    cluster.call("PUT", f"{path}/status", pool)
+    assert rules.roll_out(look(settings).pools) == "worker 1/3 updating"
+    pool = cluster.get(path)
+    pool["status"]["conditions"][1] |= {"status": "True", "message": "node a:\n  no space"}
+    cluster.call("PUT", f"{path}/status", pool)
+    assert rules.roll_out(look(settings).pools) == "worker 1/3 degraded: node a: no space"
+
+
+def test_an_unknown_field_is_an_error_of_ours_not_dropped(settings: ClusterSettings) -> None:
+    (change,) = (c for c in rules.compare(publication(mirror()), settings, look(settings)).mirrors if "Tag" in c.kind)
+    wrong = replace(change, body={**change.body, "spec": {"imageTagMirrors": [], "sourcePolicy": NEVER}})
+    with pytest.raises(TargetError, match="sourcePolicy"):
+        target.publish(settings, (wrong,), lambda: None)
+
+
+def test_a_dry_run_of_all_comes_before_anything_is_written(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    changes = rules.compare(publication(mirror()), settings, look(settings)).due(settings, NOON)
+    bad = replace(changes[-1], body={**changes[-1].body, "spec": {"imageDigestMirrors": [entry("https://quay.io")]}})
+    with pytest.raises(TargetError, match="it is refused"):
+        target.publish(settings, (*changes[:-1], bad), lambda: None)
+    assert entries(cluster, f"{ITMS}/mirror-agent-lab") is None
+    assert cluster.get(f"{MAPS}/mirror-agent-ca") is None

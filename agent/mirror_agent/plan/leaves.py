@@ -1,0 +1,114 @@
+"""Certificates in the planner: when one is due, what is told early, what is held back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from mirror_agent import certificates, formats, messages, rollover
+from mirror_agent.model import (
+    Authority,
+    Issuer,
+    Mirror,
+    Problem,
+    Publication,
+)
+from mirror_agent.plan.publications import cluster_outcome
+from mirror_agent.plan.values import Desired, Observed
+
+
+def rollover_view(desired: Desired, observed: Observed) -> rollover.View | None:
+    """The CAs and what is known about them, None where there is none yet."""
+    if observed.authorities is None:
+        return None
+    bundle = formats.trust.render(Publication((), observed.trust))
+    held = all(published.get(each.name) == each.content for each in bundle for published in observed.published.values())
+    if outcome := cluster_outcome(desired, observed):
+        held = held and not outcome.trust and not outcome.untrusted
+    return rollover.View(
+        observed.authorities,
+        brought=_brought(desired),
+        rollover=observed.rollover,
+        published=held and not observed.unread,
+        confirmed=observed.trusted,
+        signers={certificate.issuer_key for certificate in observed.certificates.values()},
+    )
+
+
+def _brought(desired: Desired) -> Authority | None:
+    if (pair := desired.authority) is None:
+        return None
+    return Authority(certificates.facts(pair.certificate, pair.key), pair.certificate)
+
+
+def problems(desired: Desired, observed: Observed, now: datetime) -> tuple[Problem, ...]:
+    """What the host, or the calendar, shows to be wrong with what the admin wrote or brought."""
+    refused = []
+    if (outcome := cluster_outcome(desired, observed)) and outcome.refused:
+        where, failed = str(desired.paths.settings), messages.TARGET_FAILED
+        refused = [Problem(where, "publish.cluster", outcome.refused, outcome.hint, message_id=failed)]
+    return (*_forbidden(desired, observed), *_ending(desired, observed, now), *refused)
+
+
+def _forbidden(desired: Desired, observed: Observed) -> Iterator[Problem]:
+    """Mirrors that the CA may not vouch for: told early, and held back where they need a certificate now."""
+    settings, known = desired.settings.certificates, observed.authorities
+    for mirror in desired.mirrors if known else ():
+        if known is None or certificates.issuer_of(mirror, settings) != Issuer.OWN:
+            continue
+        if not (reason := certificates.forbids(known.current.pem, mirror.host, mirror.address)):
+            continue
+        hint = certificates.WAY_OUT
+        if known.coming and not certificates.forbids(known.coming.pem, mirror.host, mirror.address):
+            view = rollover_view(desired, observed)
+            at = view and rollover.switches_at(view, settings)
+            hint = f"the next CA permits it: it is used from {at:%Y-%m-%d} on, or after mirror-agent ca roll --confirm"
+        yield Problem(f"{mirror.name}.toml", "host", f"the CA {reason}", hint, mirror.name)
+
+
+def _ending(desired: Desired, observed: Observed, now: datetime) -> Iterator[Problem]:
+    """What an admin brought and nobody but the admin can renew."""
+    settings, known = desired.settings.certificates, observed.authorities
+    for mirror in desired.mirrors:
+        certificate = observed.certificates.get(mirror.name)
+        if mirror.tls and certificate and now >= certificates.next_due(certificate):
+            reason = f"{mirror.tls.certificate} ends at {certificate.not_after:%Y-%m-%d %H:%M} UTC"
+            hint = "put a new certificate and its key there: they are taken at once"
+            yield Problem(f"{mirror.name}.toml", "tls.certificate", reason, hint, mirror.name)
+    if settings.ca and known and now >= rollover.begins_at(known.current, settings):
+        reason = f"the CA in {settings.ca} ends at {known.current.facts.not_after:%Y-%m-%d}"
+        yield Problem(str(desired.paths.settings), "certificates.ca", reason, "put a new one there, in good time")
+
+
+def withheld(desired: Desired, observed: Observed, now: datetime) -> frozenset[str]:
+    """Mirrors for which no certificate can be had: what runs of them is left as it is."""
+    forbidden = {problem.mirror for problem in _forbidden(desired, observed)}
+    return frozenset(
+        mirror.name
+        for mirror in desired.mirrors
+        if (mirror.name in forbidden and due(mirror, desired, observed, now))
+        or (mirror.tls and mirror.name not in desired.leaves and mirror.name not in observed.certificates)
+    )
+
+
+def due(mirror: Mirror, desired: Desired, observed: Observed, now: datetime) -> str:
+    """Why a mirror needs a new certificate, "" when it needs none or none can be had."""
+    certificate, known = observed.certificates.get(mirror.name), observed.authorities
+    if observed.authority is None:
+        return ""
+    match certificates.issuer_of(mirror, desired.settings.certificates):
+        case Issuer.BROUGHT:
+            pair = desired.leaves.get(mirror.name)
+            brought = pair and certificates.facts(pair.certificate, pair.key)
+            return f"{mirror.tls and mirror.tls.certificate} is another one" if pair and brought != certificate else ""
+        case Issuer.ACME:
+            own = [each.key for each in known.all] if known else ()
+            return certificates.due_elsewhere(certificate, mirror, own, now, observed.suggested.get(mirror.name))
+    trusted = [old.key for old in known.old] if known else ()
+    return certificates.due(certificate, mirror, observed.authority, now, trusted)
+
+
+def is_public(mirror: Mirror, desired: Desired) -> bool:
+    """Is its certificate by a CA that readers trust already, as this host does?"""
+    acme = desired.settings.certificates.acme
+    return mirror.tls.ca is None if mirror.tls else acme is not None and acme.trust is None

@@ -1,0 +1,276 @@
+"""The next steps, from what should exist and what is there."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Set
+from datetime import datetime, timedelta
+from ipaddress import IPv4Address
+from pathlib import PurePosixPath
+
+from mirror_agent import certificates, eviction, pods, rollover
+from mirror_agent.actions import (
+    ORDER,
+    Action,
+    AnnounceAddress,
+    AskRenewal,
+    ClaimAddress,
+    CreateAuthority,
+    DeleteFile,
+    Evict,
+    HoldFetches,
+    IssueCertificate,
+    MakeFolder,
+    ProveMirror,
+    PullImage,
+    ReloadEdge,
+    ReloadSystemd,
+    Remember,
+    RemoveNetwork,
+    RestartUnits,
+    StartUnits,
+    StopUnits,
+    WriteFile,
+    WriteUnits,
+)
+from mirror_agent.model import (
+    Issuer,
+    Mirror,
+    Pod,
+    Role,
+    UnitState,
+)
+from mirror_agent.plan.leaves import due, rollover_view, withheld
+from mirror_agent.plan.names import service_of, unit_owner, unit_services
+from mirror_agent.plan.publications import publish, publish_to_cluster
+from mirror_agent.plan.values import Desired, Observed
+from mirror_agent.usage import Usage
+
+
+def plan(desired: Desired, observed: Observed, now: datetime) -> tuple[Action, ...]:
+    """The next steps, in the order in which they are to be done.  Empty: all is as it should be."""
+    steps = [*_host(desired, observed, now)]
+    there: defaultdict[PurePosixPath, set[PurePosixPath]] = defaultdict(set)  # mirrors/NAME: its files
+    for path in observed.files:
+        there[path.parent.parent].add(path)
+    waiting = withheld(desired, observed, now)
+    for mirror in desired.mirrors:
+        if mirror.name in waiting:
+            continue
+        configs = there[desired.paths.mirror(mirror.name)]
+        steps += _mirror(mirror, desired.pods[mirror.name], configs, desired, observed, now)
+    steps += _leftovers(desired, observed)
+    steps += _reload(desired, observed, steps)
+    steps += _evict(desired, observed, now)
+    steps += publish(desired, observed)
+    steps += publish_to_cluster(desired, observed, now)
+    return tuple(sorted(steps, key=lambda step: ORDER.index(type(step))))
+
+
+def _host(desired: Desired, observed: Observed, now: datetime) -> Iterator[Action]:
+    """What serves all mirrors."""
+    if observed.authority is None:
+        yield CreateAuthority("", "no CA yet")
+    if view := rollover_view(desired, observed):
+        yield from rollover.steps(view, desired.settings.certificates, now)
+    if desired.leases != observed.leases or desired.accepted != observed.accepted:
+        yield Remember("", "definitions changed", desired.leases, desired.accepted)
+    for image in sorted({image for pod in desired.pods.values() for image in pod.images} - observed.images):
+        yield PullImage("", "not on this host", image)
+    if desired.mirrors and observed.files.get(desired.network.unit.path) != desired.network.unit:
+        yield WriteUnits("", "the mirrors' LAN", (desired.network.unit,))
+
+
+def _mirror(
+    mirror: Mirror, pod: Pod, there: Set[PurePosixPath], desired: Desired, observed: Observed, now: datetime
+) -> list[Action]:
+    """The next steps of one mirror: claim, then prepare, then write units, then run, then announce and prove.
+
+    A mirror whose new address is taken runs on as it is: nothing of it is touched before the claim has succeeded.
+    """
+    network = desired.network.unit
+    startable = observed.images.issuperset(pod.images) and observed.files.get(network.path) == network
+    if observed.authority is None:
+        return []
+    if mirror.address not in observed.claimed and not _holds(mirror, pod, observed):
+        return [ClaimAddress(mirror.name, "not held yet", mirror.address)] if startable else []
+    prepare = [*_prepare(mirror, pod, there, desired, observed, now)]
+    changed = tuple(unit for unit in pod.units if observed.files.get(unit.path) != unit)
+    if changed and startable:
+        new = not any(unit.path in observed.files for unit in pod.units)
+        return [*prepare, WriteUnits(mirror.name, "new" if new else "changed", changed)]
+    if prepare or changed or not all(_loaded(name, observed) for name in unit_services(pod)):
+        return prepare
+    run = _run(mirror, pod, observed)
+    return [step for step in run if startable or not isinstance(step, StartUnits | RestartUnits)]
+
+
+def _prepare(
+    mirror: Mirror, pod: Pod, there: Set[PurePosixPath], desired: Desired, observed: Observed, now: datetime
+) -> Iterator[Action]:
+    """Folders, configuration and certificate: harmless to what runs, needed by what will."""
+    for folder in pod.folders:
+        if observed.folders.get(folder.path) != folder:
+            yield MakeFolder(mirror.name, "missing, or not as it should be", folder)
+    secret = desired.secrets.get(mirror.name)
+    wanted = {file.path: file for file in (*pod.configs, *((secret,) if secret else ()))}
+    for path, file in wanted.items():
+        if observed.files.get(path) != file:
+            yield WriteFile(mirror.name, "changed" if path in observed.files else "new", file)
+    for path in sorted(there - wanted.keys()):
+        yield DeleteFile(mirror.name, "no longer used", path)
+    if why := due(mirror, desired, observed, now):
+        certificate = observed.certificates.get(mirror.name)
+        yield IssueCertificate(mirror.name, why, certificate.not_after if certificate else None)
+    elif certificates.issuer_of(mirror, desired.settings.certificates) == Issuer.ACME:
+        certificate, suggestion = observed.certificates.get(mirror.name), observed.suggested.get(mirror.name)
+        if certificate and certificates.to_be_asked(certificate, suggestion, now):
+            yield AskRenewal(
+                mirror.name, "some hours ago", certificate.serial, suggestion.asked if suggestion else None
+            )
+
+
+def _holds(mirror: Mirror, pod: Pod, observed: Observed) -> bool:
+    """Is the address one that this mirror holds at the moment?  A pod that runs is known by the hash in its unit."""
+    infra = observed.container(mirror.name, None)
+    written = b"".join(observed.files[unit.path].content for unit in pod.units if unit.path in observed.files)
+    return infra is not None and f"--ip={mirror.address}\n".encode() in written and infra.pod_hash.encode() in written
+
+
+def unheld(desired: Desired, observed: Observed) -> frozenset[IPv4Address]:
+    """Addresses that mirrors do not hold yet: for these alone a claim counts.
+
+    One that was held and is no longer may have been taken by somebody meanwhile: it is claimed again.
+    """
+    return frozenset(m.address for m in desired.mirrors if not _holds(m, desired.pods[m.name], observed))
+
+
+def _loaded(service: str, observed: Observed) -> bool:
+    state = observed.units.get(service, UnitState())
+    return state.load == "loaded" and not state.need_reload
+
+
+def _run(mirror: Mirror, pod: Pod, observed: Observed) -> Iterator[Action]:
+    """Bring what runs to what should run, disturbing as little as possible: start, restart, reload, or nothing."""
+    name = mirror.name
+    services = unit_services(pod)
+    states = [observed.units[service] for service in services]
+    if any(state.active in ("activating", "deactivating", "reloading") for state in states):
+        return  # systemd is at it; its signal, or the next look, tells how it ended
+    infra = observed.container(name, None)
+    if infra and infra.pod_hash != pod.pod_hash and states[0].active == "active":
+        yield RestartUnits(name, "its pod changed", (pods.pod_service(name),))
+        return
+    stopped = tuple(s for s, state in zip(services, states, strict=True) if state.active != "active")
+    if stopped:
+        yield StartUnits(name, "not running", stopped)
+        return
+    hashes = dict(pod.container_hashes)
+    running = {role: observed.container(name, role) for role in Role}
+    if infra is None or any(c is None for c in running.values()):
+        return  # between two states: podman does not show yet what systemd calls active
+    drifted = tuple(pods.container_service(name, role) for role, c in running.items() if c and c.hash != hashes[role])
+    if drifted:
+        yield RestartUnits(name, "its configuration changed", drifted)
+        return
+    edge, certificate = observed.edges.get(name), observed.certificates.get(name)
+    if edge is None or certificate is None:
+        return
+    if (edge.config, edge.serial) != (pod.edge_config, certificate.serial):
+        what = "configuration" if edge.config != pod.edge_config else "certificate"
+        unit = pods.container_service(name, Role.EDGE)
+        yield ReloadEdge(name, f"new {what}", unit, pod.edge_config, certificate.serial)
+        return
+    if infra.start not in observed.announced:
+        yield AnnounceAddress(name, "the pod was started", infra.start)
+    proof = observed.proofs.get(name)
+    # what is cached costs the upstream nothing, but proves nothing of a remote that it did not come from
+    choice = (observed.cached.get(name), mirror.probe)
+    image = next(filter(None, reversed(choice) if proof and proof.remote != mirror.remote else choice), None)
+    if image and not (proof and proof.covers(mirror)):
+        yield ProveMirror(name, "not proved by a real pull yet", image)
+
+
+def runs(pod: Pod, observed: Observed) -> bool:
+    """Does a mirror run with what it should, to the last file?"""
+    edge, infra = observed.edges.get(pod.mirror), observed.container(pod.mirror, None)
+    hashes = {role: found.hash for role in Role if (found := observed.container(pod.mirror, role))}
+    if edge is None or infra is None or hashes != dict(pod.container_hashes):
+        return False
+    return (infra.pod_hash, edge.config) == (pod.pod_hash, pod.edge_config)
+
+
+def _leftovers(desired: Desired, observed: Observed) -> Iterator[Action]:
+    """Units, files and networks of ours that nothing wants any more.  Stop first, delete when stopped."""
+    wanted = {unit.path for pod in desired.pods.values() for unit in pod.units}
+    if desired.mirrors:
+        wanted.add(desired.network.unit.path)
+    units = {path: file for path, file in observed.files.items() if path.parent == desired.paths.units}
+    used = {line for file in units.values() for line in file.content.decode(errors="replace").splitlines()}
+    # a pod that has not moved yet, or has lost its file, runs on a network that no file names any more
+    hashes = {name: pod.pod_hash for name, pod in desired.pods.items()}
+    moving = any(hashes.get(c.mirror) != c.pod_hash for c in observed.containers)
+    for path, file in sorted(units.items()):
+        owner = unit_owner(file)
+        in_use = path.suffix == ".network" and (moving or f"Network={path.name}" in used)
+        ours = owner or path.match("mirror-agent-*.network")  # what an admin put there stays
+        if path in wanted or owner in desired.frozen or in_use or not ours:
+            continue
+        service = service_of(path)
+        state = observed.units.get(service, UnitState())
+        if state.active in ("inactive", "failed"):
+            yield DeleteFile(owner, "its definition is gone", path)
+        else:
+            yield StopUnits(owner, "its definition is gone", (service,))
+    known = {service_of(path) for path in units}
+    for name in sorted({c.mirror for c in observed.containers} - desired.pods.keys() - desired.frozen):
+        if pods.pod_service(name) not in known:  # somebody has deleted the file of a pod that runs
+            yield StopUnits(name, "its definition is gone", (pods.pod_service(name),))
+    kept = known | {service_of(path) for path in wanted}
+    for network in sorted(observed.networks):
+        if f"{network}-network.service" not in kept:
+            yield RemoveNetwork("", "no mirror uses it", network)
+
+
+def _reload(desired: Desired, observed: Observed, steps: list[Action]) -> Iterator[Action]:
+    """One daemon-reload when a unit file was or is to be written or deleted."""
+    stale = {
+        service
+        for pod in desired.pods.values()
+        if all(unit.path in observed.files for unit in pod.units)
+        for service in unit_services(pod)
+        if not _loaded(service, observed)
+    }
+    written = {service_of(file.path) for step in steps if isinstance(step, WriteUnits) for file in step.files}
+    gone = {service_of(s.path) for s in steps if isinstance(s, DeleteFile) and s.path.parent == desired.paths.units}
+    if units := tuple(sorted(stale | written | gone)):
+        yield ReloadSystemd("", "unit files changed", units)
+
+
+def _evict(desired: Desired, observed: Observed, now: datetime) -> Iterator[Action]:
+    """Keep each mirror to its budget and the host to its floor of free space."""
+    caches = {
+        mirror.name: eviction.Cached(
+            observed.stores[mirror.name],
+            mirror.budget,
+            observed.usage.get(mirror.name, Usage()).used,
+            observed.kept.get(mirror.name, ()),
+            timedelta(seconds=mirror.keep) if mirror.keep else None,
+        )
+        for mirror in desired.mirrors
+        if mirror.name in observed.stores
+    }
+    floor, chosen = desired.settings.cache.free, eviction.choose(caches, desired.settings.cache.free, now)
+    for name, leaving in chosen.items():
+        cached = caches[name]
+        over = cached.store.size > cached.budget
+        short = min(each.store.free for each in caches.values()) < floor
+        why = "over its budget" if over else "the host runs out of space" if short else "not used for its keep time"
+        yield Evict(name, why, leaving)
+    freed = sum(leaving.size for leaving in chosen.values())
+    for name, cached in caches.items():
+        free = cached.store.free + freed
+        if free < floor // 4 and name not in observed.held:
+            yield HoldFetches(name, "the disk is full, and nothing more may leave it", True)
+        elif free >= floor // 2 and name in observed.held:
+            yield HoldFetches(name, "there is space again", False)

@@ -36,7 +36,7 @@ IMAGE = json.dumps({
     ],
 }).encode()  # fmt: skip
 OTHER = IMAGE.replace(b'"schemaVersion": 2', b'"schemaVersion": 2 ')
-CONTENT = {digest(part): part for part in (CONFIG, LAYER, IMAGE)}
+CONTENT = {digest(part): part for part in (CONFIG, LAYER, IMAGE, OTHER)}
 
 
 class Liar(BaseHTTPRequestHandler):
@@ -59,32 +59,28 @@ class Liar(BaseHTTPRequestHandler):
             self.close_connection = True
         elif lie.isdecimal():
             body = b'{"errors":[{"code":"TOOMANYREQUESTS"}]}' if lie == "429" else PAGE
-            self._send(int(lie), "text/html", body, body)
+            self._send(int(lie), "text/html", body)
         elif self.path == "/v2/":
-            self._send(200, "application/json", b"{}", b"{}")
+            self._send(200, "application/json", b"{}")
         else:
             self._content(lie)
 
     def _content(self, lie: str) -> None:
         kind, _, name = self.path.rpartition("/")
-        content = CONTENT.get(name) if name.startswith("sha256:") else IMAGE
+        tagged = OTHER if lie == "moved" else IMAGE
+        content = CONTENT.get(name) if name.startswith("sha256:") else tagged
         if content is None:
-            self._send(404, "application/json", b"{}", b"{}")
+            self._send(404, "application/json", b"{}")
             return
         media = MANIFEST if kind.endswith("/manifests") else "application/octet-stream"
-        if lie == "slow":
+        if lie == "moved":  # and slow
             time.sleep(1.5)
-        if lie == "page":
-            self._send(200, "text/html", PAGE, PAGE)
-        elif lie == "truncated" and self.command == "GET":
-            self._send(200, media, content, content[: len(content) // 2], digest(content))
-        elif lie == "wrong" and self.command == "GET":
-            self._send(200, media, OTHER if content == IMAGE else content[::-1], None, digest(content))
+        if lie == "wrong" and self.command == "GET":
+            self._send(200, media, OTHER if content == IMAGE else content[::-1], digest(content))
         else:
-            self._send(200, media, content, content, digest(content))
+            self._send(200, media, content, digest(content))
 
-    def _send(self, status: int, media: str, content: bytes, sent: bytes | None, told: str = "") -> None:
-        """Declare `content`, and send `sent` of it."""
+    def _send(self, status: int, media: str, content: bytes, told: str = "") -> None:
         self.send_response(status)
         self.send_header("Content-Type", media)
         self.send_header("Content-Length", str(len(content)))
@@ -92,10 +88,8 @@ class Liar(BaseHTTPRequestHandler):
         if told:
             self.send_header("Docker-Content-Digest", told)
         self.end_headers()
-        sent = content if sent is None else sent
         if self.command == "GET":
-            self.wfile.write(sent)
-        self.close_connection = self.command == "GET" and len(sent) != len(content)
+            self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
         """Standard output has it."""

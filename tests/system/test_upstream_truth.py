@@ -1,0 +1,181 @@
+"""What a mirror believes of its upstream, how often it asks, and that it keeps nothing that is wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+
+import pytest
+
+import by_hand
+import liar
+from box import Box
+from by_hand import CACHE, Handmade
+from client import Answer, ask, blob_sum, layers, manifest, received, throttled
+from upstream_faults import asked, imposter, tell
+
+FRESH = Handmade("fresh", "fresh.quay.io", "https://quay.io", "10.0.0.6", fresh=3600)
+AGED = Handmade("aged", "quay.io", "https://quay.io", "10.0.0.7", fresh=1)
+MANIFEST, LAYER = liar.digest(liar.IMAGE), liar.digest(liar.LAYER)
+COALESCED = 10  # seconds for which the edge keeps what is on its way
+
+# as it is sent; each has all four kinds, in an order of its own, and more
+CLIENTS = {
+    "containerd": (
+        "application/vnd.docker.distribution.manifest.v2+json, "
+        "application/vnd.docker.distribution.manifest.list.v2+json, "
+        "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, */*",
+    ),
+    "podman": (
+        "application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json",
+        "application/vnd.docker.distribution.manifest.v1+prettyjws",
+        "application/vnd.docker.distribution.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json", "application/vnd.oci.image.index.v1+json",
+    ),
+    "curl": ("*/*",),
+    "an old script": ("application/vnd.docker.distribution.manifest.v2+json",),
+}  # fmt: skip
+
+# every file of the registry's store under the name that its content has; the others are printed
+_STORE = """cd "$1"/registry/docker/registry/v2/blobs/sha256 2>/dev/null || exit 0
+for file in */*/data; do
+    name=${file%/data}; [ "$(sha256sum < "$file")" = "${name#*/}  -" ] || echo "$file"
+done"""
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Box]:
+    """A host with two mirrors of one upstream."""
+    host = Box()
+    host.up(bare=True)
+    by_hand.pull_images(host)
+    mirrors = (FRESH, AGED)
+    by_hand.render(host, mirrors)
+    for mirror in mirrors:
+        by_hand.certify(host, mirror, 1)
+    by_hand.start(host, mirrors)
+    by_hand.publish(host, mirrors)
+    yield host
+    host.down()
+
+
+@pytest.fixture
+def upstream(box: Box) -> Iterator[Box]:
+    """The imposter, which tells the truth for now and every question that it gets."""
+    with imposter(box, "truth"):
+        yield box
+
+
+def count(box: Box, repository: str) -> dict[str, int]:
+    """How often the imposter was asked for something of a repository, by method."""
+    lines = [line for line in asked(box) if f" /v2/{repository}/" in line]
+    return {method: sum(line.startswith(method) for line in lines) for method in ("HEAD", "GET")}
+
+
+def at_once(box: Box, mirror: Handmade, repository: str, clients: int) -> list[Answer]:
+    with ThreadPoolExecutor(clients) as pool:
+        return list(pool.map(lambda _: manifest(box, mirror, repository, "1"), range(clients)))
+
+
+def right(answer: Answer) -> bool:
+    return answer.status == 200 and f"sha256:{sha256(answer.body.encode()).hexdigest()}" == MANIFEST
+
+
+# --- how often it asks
+
+
+def test_all_clients_share_one_answer_for_a_tag(upstream: Box) -> None:
+    for kinds in CLIENTS.values():
+        headers = [word for kind in kinds for word in ("-H", f"Accept: {kind}")]
+        for method in ([], ["--head"]):
+            assert ask(upstream, FRESH, "/v2/share/app/manifests/1", *headers, *method).status == 200
+    assert count(upstream, "share/app") == {"HEAD": 1, "GET": 1}
+
+
+def test_many_clients_at_once_are_one_question(upstream: Box) -> None:
+    assert all(right(answer) for answer in at_once(upstream, FRESH, "herd/app", 8))
+    assert count(upstream, "herd/app") == {"HEAD": 1, "GET": 1}
+
+
+def test_many_clients_at_once_are_one_question_about_an_old_tag(upstream: Box) -> None:
+    """One a second at most: they may come in two."""
+    assert right(manifest(upstream, AGED, "old/app", "1"))
+    time.sleep(2)
+    assert all(right(answer) for answer in at_once(upstream, AGED, "old/app", 8))
+    asked_for = count(upstream, "old/app")
+    print(f"\n8 clients, an old tag: {asked_for}")
+    assert asked_for["GET"] == 1
+    assert asked_for["HEAD"] <= 3
+
+
+def test_what_does_not_exist_is_one_question(upstream: Box) -> None:
+    absent = "sha256:" + "0" * 64
+    with ThreadPoolExecutor(6) as clients:
+        answers = list(clients.map(lambda _: manifest(upstream, FRESH, "absent/app", absent), range(6)))
+    assert {answer.status for answer in answers} <= {404, 503}
+    assert count(upstream, "absent/app")["GET"] <= 2
+
+
+# --- how soon it sees what is new
+
+
+def test_a_moved_tag_is_seen_by_all_clients_at_once(box: Box) -> None:
+    old = box.push("quay.io", "moved/app:1", layer_sizes=(1000,))
+    assert manifest(box, AGED, "moved/app", "1").headers["docker-content-digest"] == old["digest"]
+    new = box.push("quay.io", "moved/app:1", layer_sizes=(1000,), seed=1)
+    time.sleep(1.1)
+    answers = at_once(box, AGED, "moved/app", 6)
+    assert {answer.headers["docker-content-digest"] for answer in answers} == {new["digest"]}
+
+
+def test_a_slow_upstream_delays_no_pull_and_is_believed_at_the_next(upstream: Box) -> None:
+    assert right(manifest(upstream, AGED, "slow/app", "1"))
+    time.sleep(1.1)
+    tell(upstream, "moved")  # and every answer takes 1.5 s
+    first = manifest(upstream, AGED, "slow/app", "1")
+    time.sleep(6)  # HEAD, then GET
+    second = manifest(upstream, AGED, "slow/app", "1")
+    assert right(first)
+    assert (second.status, second.headers["docker-content-digest"]) == (200, liar.digest(liar.OTHER))
+    assert max(first.seconds, second.seconds) < 1.5
+
+
+# --- what it keeps
+
+
+def test_what_is_not_what_its_digest_says_is_not_kept(upstream: Box) -> None:
+    """A manifest that reads well, and a blob of the right length.  Clients see it, and check."""
+    tell(upstream, "wrong")
+    assert not right(manifest(upstream, AGED, "wrong/app", MANIFEST))
+    assert not right(manifest(upstream, AGED, "wrong/app", "1"))
+    assert f"sha256:{blob_sum(upstream, AGED, 'wrong/app', LAYER)}" != LAYER
+    tell(upstream, "truth")
+    time.sleep(COALESCED + 2)
+    for reference in (MANIFEST, "1"):
+        assert right(manifest(upstream, AGED, "wrong/app", reference))
+    assert f"sha256:{blob_sum(upstream, AGED, 'wrong/app', LAYER)}" == LAYER
+    assert upstream.exec("sh", "-c", _STORE, "store", f"{CACHE}/aged").stdout == ""
+
+
+# --- a slow line
+
+_SHORT = """cd /var/lib/mirror-agent/mirrors/fresh
+sed -i -E 's/(read_timeout|send_timeout|keepalive_timeout|lock_age|lock_timeout) +[0-9]+[smh];/\\1 2s;/' edge/nginx.conf
+[ $(grep -c ' 2s;' edge/nginx.conf) -gt 8 ]
+systemctl reload mirror-fresh-edge"""
+
+
+def test_a_slow_line_is_no_error(box: Box) -> None:
+    """What limits silence is two seconds here, and the blob takes ten; who comes in the middle waits for the same."""
+    image = box.push("quay.io", "line/app:1", layer_sizes=(2_500_000,))
+    blob = layers(image)[1]["digest"]
+    box.exec("sh", "-c", _SHORT)
+    before = received(box, "quay.io")
+    with throttled(box, "2mbit"):
+        begin = time.monotonic()
+        assert f"sha256:{blob_sum(box, FRESH, 'line/app', blob)}" == blob
+        assert time.monotonic() - begin > 8
+    assert f"sha256:{blob_sum(box, FRESH, 'line/app', blob)}" == blob
+    assert 2_500_000 < received(box, "quay.io") - before < 2_500_000 * 1.1

@@ -19,6 +19,7 @@ from upstream_faults import asked, imposter, tell
 FRESH = Handmade("fresh", "fresh.quay.io", "https://quay.io", "10.0.0.6", fresh=3600)
 AGED = Handmade("aged", "quay.io", "https://quay.io", "10.0.0.7", fresh=1)
 MANIFEST, LAYER = liar.digest(liar.IMAGE), liar.digest(liar.LAYER)
+OLD = 2.1  # seconds after which AGED has to ask: nginx counts whole ones
 COALESCED = 10  # seconds for which the edge keeps what is on its way
 
 # as it is sent; each has all four kinds, in an order of its own, and more
@@ -102,7 +103,7 @@ def test_many_clients_at_once_are_one_question(upstream: Box) -> None:
 def test_many_clients_at_once_are_one_question_about_an_old_tag(upstream: Box) -> None:
     """One a second at most: they may come in two."""
     assert right(manifest(upstream, AGED, "old/app", "1"))
-    time.sleep(2)
+    time.sleep(OLD)
     assert all(right(answer) for answer in at_once(upstream, AGED, "old/app", 8))
     asked_for = count(upstream, "old/app")
     print(f"\n8 clients, an old tag: {asked_for}")
@@ -125,14 +126,14 @@ def test_a_moved_tag_is_seen_by_all_clients_at_once(box: Box) -> None:
     old = box.push("quay.io", "moved/app:1", layer_sizes=(1000,))
     assert manifest(box, AGED, "moved/app", "1").headers["docker-content-digest"] == old["digest"]
     new = box.push("quay.io", "moved/app:1", layer_sizes=(1000,), seed=1)
-    time.sleep(1.1)
+    time.sleep(OLD)
     answers = at_once(box, AGED, "moved/app", 6)
     assert {answer.headers["docker-content-digest"] for answer in answers} == {new["digest"]}
 
 
 def test_a_slow_upstream_delays_no_pull_and_is_believed_at_the_next(upstream: Box) -> None:
     assert right(manifest(upstream, AGED, "slow/app", "1"))
-    time.sleep(1.1)
+    time.sleep(OLD)
     tell(upstream, "moved")  # and every answer takes 1.5 s
     first = manifest(upstream, AGED, "slow/app", "1")
     time.sleep(6)  # HEAD, then GET
@@ -153,8 +154,12 @@ def test_what_is_not_what_its_digest_says_is_not_kept(upstream: Box) -> None:
     assert f"sha256:{blob_sum(upstream, AGED, 'wrong/app', LAYER)}" != LAYER
     tell(upstream, "truth")
     time.sleep(COALESCED + 2)
-    for reference in (MANIFEST, "1"):
-        assert right(manifest(upstream, AGED, "wrong/app", reference))
+    assert right(manifest(upstream, AGED, "wrong/app", MANIFEST))
+    manifest(
+        upstream, AGED, "wrong/app", "1"
+    )  # after the slow upstream of a test before, it may not wait for the answer
+    time.sleep(OLD)
+    assert right(manifest(upstream, AGED, "wrong/app", "1"))
     assert f"sha256:{blob_sum(upstream, AGED, 'wrong/app', LAYER)}" == LAYER
     assert upstream.exec("sh", "-c", _STORE, "store", f"{CACHE}/aged").stdout == ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from dataclasses import replace
@@ -51,8 +52,10 @@ def parsed(document: Document) -> object:
     """What a reader of this kind of file makes of it."""
     text = document.content.decode("ascii")
     if document.name.endswith(".yaml"):
-        return yaml.safe_load(text)
-    if document.name.endswith(".conf"):
+        return list(yaml.safe_load_all(text))
+    if document.name.endswith(".json"):
+        return json.loads(text)
+    if document.name.endswith((".toml", "agent.conf")):
         return tomllib.loads(text)
     if document.name.endswith(".pem"):
         return re.findall(r"-----BEGIN CERTIFICATE-----\n(?:[A-Za-z0-9+/=]+\n)+-----END CERTIFICATE-----\n", text)
@@ -77,7 +80,7 @@ class TestEveryFormat:
     @every_format
     def test_tells_who_wrote_it_where_comments_are_allowed(self, render: Format) -> None:
         for document in render(PUBLICATION):
-            if not document.name.endswith(".pem"):
+            if not document.name.endswith((".pem", ".json")):
                 assert document.content.startswith(b"# Written by mirror-agent; edits here are lost.")
 
     @every_format
@@ -94,9 +97,11 @@ class TestEveryFormat:
 
     @every_format
     def test_every_mirror_is_told_to_the_reader_or_none(self, render: Format) -> None:
+        name = next(name for name, known in FORMATS.items() if known is render)
+        able = {"docker": {DOCKER}, **{each: {QUAY, DOCKER} for each in ("containerd", "rancher", "talos")}}
         text = "".join(document.content.decode() for document in render(PUBLICATION))
-        told = {mirror.host in text for mirror in PUBLICATION.mirrors}
-        assert len(told) == 1
+        told = {mirror for mirror in PUBLICATION.mirrors if mirror.host in text}
+        assert told in ([able[name]] if name in able else [set(), set(PUBLICATION.mirrors)])
 
 
 def test_trust_is_told_before_any_mirror() -> None:
@@ -208,3 +213,60 @@ def test_hosts_are_aligned_and_in_the_order_of_their_addresses() -> None:
 
 def test_the_bundle_is_bare_pem() -> None:
     assert rendered(replace(PUBLICATION, trust=CA + NEXT_CA))["ca-bundle.pem"] == CA + NEXT_CA
+
+
+class TestContainerd:
+    def test_never_puts_the_mirror_in_the_place_of_the_source(self) -> None:
+        assert tomllib.loads(rendered(PUBLICATION)["containerd/quay.io.toml"]) == {
+            "server": "https://quay.mirror.lan",
+            "capabilities": ["pull", "resolve"],
+            "ca": "/etc/containerd/certs.d/mirror-agent-ca.pem",
+        }
+
+    def test_allow_leaves_the_source_as_the_last_way(self) -> None:
+        allowed = replace(QUAY, policy=Policy.ALLOW)
+        assert tomllib.loads(rendered(Publication((allowed,), ""))["containerd/quay.io.toml"]) == {
+            "host": {"https://quay.mirror.lan": {"capabilities": ["pull", "resolve"]}}
+        }
+
+    def test_a_port_is_written_as_containerd_names_folders(self) -> None:
+        port = replace(QUAY, sources=("registry.corp:5000",))
+        assert "containerd/registry.corp_5000_.toml" in rendered(Publication((port,), CA))
+
+
+def test_rancher_has_the_registries_and_the_trust_of_their_mirrors() -> None:
+    assert yaml.safe_load(rendered(Publication((DOCKER, TEAM), CA))["rancher/registries.yaml"]) == {
+        "mirrors": {
+            "docker.io": {"endpoint": ["https://docker.mirror.lan"]},
+            "registry-1.docker.io": {"endpoint": ["https://docker.mirror.lan"]},
+        },
+        "configs": {"docker.mirror.lan": {"tls": {"ca_file": "/etc/rancher/mirror-agent-ca.pem"}}},
+    }
+
+
+def test_docker_is_told_of_docker_hub_alone() -> None:
+    assert json.loads(rendered(PUBLICATION)["docker/daemon.json"]) == {
+        "registry-mirrors": ["https://docker.mirror.lan"]
+    }
+    assert "docker/daemon.json" not in rendered(Publication((QUAY, TEAM), CA))
+
+
+def test_talos_has_a_document_for_each_registry_and_each_mirror() -> None:
+    assert list(yaml.safe_load_all(rendered(Publication((QUAY, TEAM), CA))["talos/registries.yaml"])) == [
+        {
+            "apiVersion": "v1alpha1",
+            "kind": "RegistryMirrorConfig",
+            "name": "quay.io",
+            "endpoints": [{"url": "https://quay.mirror.lan"}],
+            "skipFallback": True,
+        },
+        {"apiVersion": "v1alpha1", "kind": "RegistryTLSConfig", "name": "quay.mirror.lan", "ca": CA},
+    ]
+
+
+def test_dnsmasq_has_a_record_for_each_mirror() -> None:
+    text = rendered(Publication((DOCKER, TEAM), CA))["dnsmasq.conf"]
+    assert [line for line in text.splitlines() if not line.startswith("#")] == [
+        "host-record=team.mirror.lan,10.0.0.6",
+        "host-record=docker.mirror.lan,10.0.0.15",
+    ]

@@ -12,7 +12,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from mirror_agent.formats import hosts, install_config, openshift, registries_conf, trust
+from mirror_agent.formats import (
+    containerd,
+    dnsmasq,
+    docker,
+    hosts,
+    install_config,
+    openshift,
+    rancher,
+    registries_conf,
+    talos,
+    trust,
+)
 from mirror_agent.model import Document, Publication
 
 Format = Callable[[Publication], tuple[Document, ...]]
@@ -26,5 +37,10 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "openshift": openshift.render,
         "install_config": install_config.render,
         "registries_conf": registries_conf.render,
+        "containerd": containerd.render,
+        "rancher": rancher.render,
+        "docker": docker.render,
+        "talos": talos.render,
+        "dnsmasq": dnsmasq.render,
     }
 )

@@ -25,3 +25,8 @@ def entries(publication: Publication) -> tuple[Entry, ...]:
             for source in mirror.sources
         )
     )
+
+
+def whole(publication: Publication) -> tuple[Entry, ...]:
+    """Those of whole registries: what readers need that know no paths (containerd, k3s, Talos)."""
+    return tuple(entry for entry in entries(publication) if "/" not in entry.source)

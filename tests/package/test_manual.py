@@ -138,6 +138,7 @@ def test_every_file_of_a_publication_and_every_format(made: Path) -> None:
     mirror = Mirror("quay", ("quay.io",), "https://quay.io", "quay.mirror.lan", *_rest())
     documents = {each.name for render in formats.FORMATS.values() for each in render(Publication((mirror,), "PEM\n"))}
     text = shown(made, "mirror-agent.publication.7")
+    documents = {name.replace("/quay.io.", "/REGISTRY.") for name in documents}
     assert {name for name in documents if f"\n       {name} (reader: " not in text} == set()
 
 

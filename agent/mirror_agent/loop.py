@@ -32,7 +32,7 @@ QUIET_SECONDS = 0.5  # an editor or `cp *` makes many events: look when they are
 QUIET_LIMIT_SECONDS = 5.0
 LOOK_SECONDS = 60.0  # a full look even without an event: NFS, overflowing queues, clocks
 UNPROVED_SECONDS = 5.0  # while a mirror waits for the first pull by any client
-ROLL_OUT_SECONDS = 15.0  # while nodes of a cluster take a change over
+ROLL_OUT_SECONDS = 15.0  # while nodes of a cluster take a change over, or it does not answer (it is asked less often)
 UNSETTLED_SECONDS = 2.0  # while something starts
 ALIVE_SECONDS = 20.0  # the watchdog is fed at least this often while nothing happens
 SCAN_SECONDS = 30.0  # between two looks into the caches: 20 µs a blob
@@ -442,7 +442,8 @@ def _patience(shown: status.Status) -> float:
         return UNSETTLED_SECONDS
     if status.State.UNPROVED in states:
         return UNPROVED_SECONDS
-    return ROLL_OUT_SECONDS if "updating" in shown.cluster.roll_out else LOOK_SECONDS
+    cluster = shown.cluster
+    return ROLL_OUT_SECONDS if "updating" in cluster.roll_out or cluster.state == status.UNREAD else LOOK_SECONDS
 
 
 def main(paths: Paths) -> int:

@@ -16,6 +16,7 @@ from mirror_agent.plan import Desired, Observed, cluster_outcome, in_doubt, roll
 from mirror_agent.usage import Usage
 
 ISSUING = "issue-certificate"  # the step whose failure is a certificate's
+UNREAD = "waits: it cannot be read"  # of a cluster
 VERSION = 1  # of the JSON form; a change that readers must know of raises it
 
 
@@ -316,7 +317,7 @@ def _cluster(desired: Desired, observed: Observed, now: datetime) -> ClusterStat
     if names := in_doubt(desired, observed):
         return ClusterStatus(place, f"waits: {', '.join(names)} would be missing (mend the definition, or remove it)")
     if observed.cluster is None or outcome is None:
-        return ClusterStatus(place, "waits: it cannot be read")
+        return ClusterStatus(place, UNREAD)
     roll_out = cluster.roll_out(observed.cluster.pools)
     if outcome.refused:
         return ClusterStatus(place, f"refused: {outcome.refused}", "", roll_out, outcome.notes)

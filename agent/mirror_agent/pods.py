@@ -269,9 +269,13 @@ def _unit(template: str, values: Mapping[str, Value]) -> str:
 
 
 def _edge_config(templates: Templates, mirror: Mirror) -> tuple[str, str]:
-    """Render nginx.conf and its hash.  At least 1 s fresh: nginx does not store what is fresh for 0 s."""
+    """Render nginx.conf and its hash.
+
+    nginx counts whole seconds: what is valid for n is asked for again after n to n + 1.  It stores nothing that is valid
+    for 0.
+    """
     values: dict[str, Value] = {
-        "fresh": str(max(mirror.fresh, 1)),
+        "fresh": str(max(mirror.fresh - 1, 1)),
         "allow": tuple(_pattern(glob) for glob in mirror.allow),
     }
     return _hashed(lambda digest: _render(templates.edge_config, {**values, "edge_config": digest}))

@@ -117,7 +117,7 @@ def test_a_moved_tag_is_seen_after_its_time(box: Box) -> None:
 # --- what it refuses
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
 @pytest.mark.parametrize("path", ["/v2/", f"/v2/{APP}/manifests/1.0", f"/v2/{APP}/blobs/uploads/"])
 def test_it_is_read_only(box: Box, method: str, path: str) -> None:
     answer = ask(box, QUAY, path, "-X", method, "--data-binary", "x" * 5000)
@@ -129,6 +129,14 @@ def test_it_is_read_only(box: Box, method: str, path: str) -> None:
     ("path", "code"),
     [
         (f"/v2/{APP}/manifests/no-such-tag", "MANIFEST_UNKNOWN"),
+        ("/v2/no/such/repository/manifests/1", "MANIFEST_UNKNOWN"),
+        ("/v2/no/such/repository/tags/list", "NAME_UNKNOWN"),
+        (f"/v2/{APP}/manifests/sha256:123", "NAME_UNKNOWN"),
+        (f"/v2/{APP.upper()}/manifests/1.0", "NAME_UNKNOWN"),
+        (f"/v2/{APP}/blobs/sha256:{'0' * 64}/", "NAME_UNKNOWN"),
+        (f"/v2/{APP}/blobs/uploads/", "NAME_UNKNOWN"),
+        (f"/v2/{APP}/", "NAME_UNKNOWN"),
+        ("/v1/search?q=app", "NAME_UNKNOWN"),
         (f"/v2/{APP}/referrers/sha256:{'0' * 64}", "NAME_UNKNOWN"),
         ("/v2/_catalog", "NAME_UNKNOWN"),
         ("/", "NAME_UNKNOWN"),

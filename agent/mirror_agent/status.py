@@ -306,7 +306,10 @@ def _publication(desired: Desired, observed: Observed, steps: tuple[Action, ...]
     if not observed.published:
         return f"waits: {folder} cannot be reached"
     waiting = [step for step in steps if isinstance(step, Publish)]
-    return f"waits: {', '.join(waiting[0].changed)}" if waiting else "up to date"
+    if not waiting:
+        return "up to date"
+    names = waiting[0].changed
+    return f"waits: {', '.join(names[:2])}" + (f" and {len(names) - 2} more" if names[2:] else "")
 
 
 def _cluster(desired: Desired, observed: Observed, now: datetime) -> ClusterStatus:

@@ -37,8 +37,8 @@ def written() -> dict[str, set[str]]:
 def mirror() -> MirrorStatus:
     end, cache = "2030-01-01T00:00:00+00:00", CacheStatus(**dict.fromkeys(CacheStatus.__slots__, 1))
     values: dict[str, Any] = dict.fromkeys(MirrorStatus.__slots__, "")
-    said: dict[str, Any] = {"name": "quay", "upstream": "quay.io", "state": State.SERVING, "published": True, "not_after": end}
-    return MirrorStatus(**{**values, **said, "cache": cache, "certificate": CertificateStatus(renewal=end)})
+    values |= {"name": "quay", "upstream": "quay.io", "state": State.SERVING, "published": True, "not_after": end}
+    return MirrorStatus(**{**values, "cache": cache, "certificate": CertificateStatus(renewal=end)})
 
 
 def plain(expression: str) -> str:

@@ -271,7 +271,7 @@ def _unit(template: str, values: Mapping[str, Value]) -> str:
 def _edge_config(templates: Templates, mirror: Mirror) -> tuple[str, str]:
     """Render nginx.conf and its hash.
 
-    nginx counts whole seconds: what is valid for n is asked for again after n to n + 1.  What is valid for 0 it does not
+    nginx counts whole seconds: what is valid for n is asked for again after n to n + 1; what is valid for 0 it does not
     store.
     """
     values: dict[str, Value] = {

@@ -10,21 +10,20 @@ import json
 import queue
 import signal
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Collection, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
-from mirror_agent import certificates, messages, metrics, observe, plan, pods, status, wish
-from mirror_agent.actions import Action, Evict, IssueCertificate, ProveMirror, RestartUnits, StartUnits
+from mirror_agent import messages, metrics, observe, plan, status, wish
+from mirror_agent.actions import Action, Evict
 from mirror_agent.apply import Failures, Hands, apply, repair
-from mirror_agent.host import disk, edge_log, files, journal, notify, state
+from mirror_agent.clients import TIGHT_SECONDS, Clients
+from mirror_agent.host import disk, files, journal, notify
 from mirror_agent.host.containers import Containers
-from mirror_agent.host.store import Stores
 from mirror_agent.host.systemd import BusLost, Systemd
-from mirror_agent.model import CacheSettings, File, Fill, Mirror, Paths, Pod, Problem, Role, Trouble
+from mirror_agent.memory import Memory
+from mirror_agent.model import CacheSettings, File, Paths, Problem, Trouble
 from mirror_agent.sources import SOURCES, Stop, Watched
-from mirror_agent.usage import Usage, account
 
 _log = journal.get()
 
@@ -35,107 +34,10 @@ UNPROVED_SECONDS = 5.0  # while a mirror waits for the first pull by any client
 ROLL_OUT_SECONDS = 15.0  # while nodes of a cluster take a change over, or it does not answer (it is asked less often)
 UNSETTLED_SECONDS = 2.0  # while something starts
 ALIVE_SECONDS = 20.0  # the watchdog is fed at least this often while nothing happens
-SCAN_SECONDS = 30.0  # between two looks into the caches: 20 µs a blob
-TIGHT_SECONDS = 2.0  # the same while the host has less free space than its floor
-FORGET = timedelta(hours=1)  # an image that was used and is not cached after this time
 ROUNDS = 30  # of look, plan, apply in one go; more would mean that two rules fight
-BACKOFF_SECONDS = (2, 5, 15, 30, 60, 120, 300)
 STATUS_LIMIT = 4 * 2**20  # bytes of the status file
 FOLDERS = ("credentials", "tls", "ca")  # below /etc/mirror-agent: what definitions and settings name lies there
 _RELOAD = "reload"  # the hint of SIGHUP
-
-type Key = tuple[str, str]  # kind of step, subject
-
-
-@dataclass(slots=True)
-class _Blocked:
-    """A kind of step that failed for a subject: not before `until`, unless what it is for has changed."""
-
-    count: int
-    until: datetime
-    cause: object  # what was desired when it failed
-    failure: status.Failure
-
-
-@dataclass(slots=True)
-class Memory:
-    """What the agent remembers between two looks.  Losing it costs a repeated attempt, never a mistake."""
-
-    blocked: dict[Key, _Blocked] = field(default_factory=dict)
-    good: dict[str, tuple[Mirror, Pod]] = field(default_factory=dict)  # as it last ran with all as it should be
-    rejected: dict[str, tuple[Pod, Mirror, Pod]] = field(default_factory=dict)  # (does not start, runs instead)
-
-    def may(self, step: Action, desired: plan.Desired, now: datetime) -> bool:
-        """Is this step not waiting for its next attempt?"""
-        blocked = self.blocked.get(_key(step))
-        return blocked is None or now >= blocked.until or blocked.cause != _cause(step, desired)
-
-    def due(self, steps: Iterable[Action], desired: plan.Desired, now: datetime) -> list[Action]:
-        """The steps to do now: those that wait for no attempt, nor for a step of their mirror that does."""
-        held: set[str] = set()
-        due = []
-        for step in steps:
-            if not self.may(step, desired, now):
-                held |= {step.mirror} if step.mirror and not step.alone else set()
-            elif step.alone or step.mirror not in held:
-                due.append(step)
-        return due
-
-    def failed(self, step: Action, reason: str, desired: plan.Desired, now: datetime) -> None:
-        """A step failed: wait longer each time."""
-        key, cause = _key(step), _cause(step, desired)
-        before = self.blocked.get(key)
-        count = before.count if before and before.cause == cause else 0
-        if isinstance(step, IssueCertificate):
-            again = now + certificates.retry(count + 1, step.not_after, now)
-        else:
-            again = now + timedelta(seconds=BACKOFF_SECONDS[min(count, len(BACKOFF_SECONDS) - 1)])
-        self.blocked[key] = _Blocked(count + 1, again, cause, status.Failure(step.mirror, key[0], reason, again))
-        if isinstance(step, StartUnits | RestartUnits) and step.mirror in self.good:
-            bad = desired.pods[step.mirror]
-            if bad != self.good[step.mirror][1]:
-                self.rejected[step.mirror] = (bad, *self.good[step.mirror])
-
-    def settle(self, desired: plan.Desired, observed: plan.Observed, steps: Collection[Action]) -> None:
-        """Forget failures of steps that are no longer wanted; remember pods that run as they should."""
-        wanted = {_key(step) for step in steps}
-        self.blocked = {key: blocked for key, blocked in self.blocked.items() if key in wanted}
-        busy = {step.mirror for step in steps if not isinstance(step, ProveMirror)}
-        for mirror in desired.mirrors:
-            pod = desired.pods[mirror.name]
-            if plan.runs(pod, observed) and mirror.name not in busy:
-                self.good[mirror.name] = (mirror, pod)
-
-    def fall_back(self, desired: plan.Desired) -> tuple[plan.Desired, tuple[Problem, ...]]:
-        """A mirror whose new definition does not start runs as it last did, until the definition changes again."""
-        mirrors, pods, problems = list(desired.mirrors), dict(desired.pods), []
-        for name, (bad, mirror, good) in list(self.rejected.items()):
-            if pods.get(name) != bad:
-                del self.rejected[name]
-                continue
-            pods[name] = good
-            mirrors = [mirror if m.name == name else m for m in mirrors]
-            problems.append(
-                Problem(f"{name}.toml", "", "the mirror does not start with it and runs as before",
-                        f"journalctl -u mirror-{name}-edge -u mirror-{name}-registry tells why", name,
-                        messages.FALLEN_BACK)
-            )  # fmt: skip
-        return replace(desired, mirrors=tuple(mirrors), pods=pods), tuple(problems)
-
-    def failures(self) -> dict[str, status.Failure]:
-        """The last failure of each mirror, and of each subject that serves all of them."""
-        return {blocked.failure.mirror or key[1] or key[0]: blocked.failure for key, blocked in self.blocked.items()}
-
-
-def _key(step: Action) -> Key:
-    return step.action, step.subject
-
-
-def _cause(step: Action, desired: plan.Desired) -> object:
-    """What a failed step was for.  When it changes, the step is tried again at once."""
-    if not step.mirror:
-        return step
-    return desired.pods.get(step.mirror), next((m for m in desired.mirrors if m.name == step.mirror), None)
 
 
 class Agent:
@@ -361,69 +263,6 @@ class Agent:
             files.write(File(self._paths.status, (json.dumps(values, indent=2) + "\n").encode()))
         except (Trouble, ValueError) as error:
             journal.get().error(str(error), action="status")
-
-
-class Clients:
-    """What clients do with the mirrors, read from the edges' logs, and when to look into the caches."""
-
-    def __init__(self, paths: Paths) -> None:
-        self._file = paths.usage
-        self._usage: Mapping[str, Usage] = {}
-        self._cursor = ""
-        try:
-            self._usage, self._cursor = state.load_usage(self._file)
-        except Trouble as trouble:  # worth a line, not worth a host without an agent: what the journal has is counted
-            journal.get().error(f"{trouble}; it begins anew", action="usage")
-        self._stores = Stores()
-        self._counts = (
-            False  # no look yet: nothing to keep, and the file may be one that only a newer agent understands
-        )
-        self.soon = False  # the caches are to be looked into as soon as may be: the host is, or was, short of space
-        self.fills: Mapping[str, Fill] = {}  # as the stores were at the last look
-        self._scan = self._tight = self._write = 0.0  # when next (monotonic)
-
-    def look(self, desired: plan.Desired) -> tuple[Mapping[str, Usage], Stores | None]:
-        """What is known now; the stores when it is time to look into them again."""
-        self._counts = True
-        by_container = {pods.container_name(mirror.name, Role.EDGE): mirror.name for mirror in desired.mirrors}
-        lines, self._cursor = edge_log.read(tuple(by_container), self._cursor)
-        grouped: dict[str, list[tuple[datetime, str]]] = {}
-        for line in lines:
-            grouped.setdefault(by_container[line.container], []).append((line.at, line.text))
-        for name, told in grouped.items():
-            self._usage = {**self._usage, name: account(self._usage.get(name, Usage()), told)}
-        now = time.monotonic()
-        if now >= self._write:
-            self.save()
-            self._write = now + LOOK_SECONDS
-        short = disk.free(desired.settings.cache.path) < desired.settings.cache.free
-        self.soon = short or self.soon  # also once when there is space again
-        if now < (self._tight if self.soon else self._scan):
-            return self._usage, None
-        self.soon = short
-        self._scan, self._tight = now + SCAN_SECONDS, now + TIGHT_SECONDS
-        return self._usage, self._stores
-
-    def again(self) -> None:
-        """Look into the caches next time: something was taken out of them."""
-        self._scan = self._tight = 0.0
-
-    def forget(self, observed: plan.Observed) -> None:
-        """Drop what was remembered of images that have left the caches."""
-        since, stores = datetime.now(UTC) - FORGET, observed.stores
-        self.fills = observed.fills
-        for name, store in stores.items():
-            if name in self._usage:
-                self._usage = {**self._usage, name: self._usage[name].only(store.needs.keys(), since)}
-
-    def save(self) -> None:
-        """Keep it for the next run.  A failure costs nothing but the newest uses."""
-        if not self._counts:
-            return
-        try:
-            state.save_usage(self._file, self._usage, self._cursor)
-        except Trouble as trouble:
-            journal.get().warning(str(trouble), action="usage")
 
 
 def _full(desired: plan.Desired, observed: plan.Observed) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ from simulator import GHCR, NOW, QUAY, SETTINGS, Failed, Host, Written, settle
 
 from mirror_agent import actions, plan
 from mirror_agent.actions import Action
-from mirror_agent.loop import BACKOFF_SECONDS, Memory
+from mirror_agent.memory import BACKOFF_SECONDS, Memory
 from mirror_agent.plan import Desired
 
 BOTH = Written({"quay": QUAY, "ghcr": GHCR})

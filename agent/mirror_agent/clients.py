@@ -1,0 +1,81 @@
+"""Floor 4: what clients do with the mirrors, and when to look into the caches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+from mirror_agent import plan, pods
+from mirror_agent.host import disk, edge_log, journal, state
+from mirror_agent.host.store import Stores
+from mirror_agent.model import Fill, Paths, Role, Trouble
+from mirror_agent.usage import Usage, account
+
+SAVE_SECONDS = 60.0  # between two writes of what clients did: a kill loses no more
+SCAN_SECONDS = 30.0  # between two looks into the caches: 20 µs a blob
+TIGHT_SECONDS = 2.0  # the same while the host has less free space than its floor
+FORGET = timedelta(hours=1)  # an image that was used and is not cached after this time
+
+
+class Clients:
+    """What clients do with the mirrors, read from the edges' logs, and when to look into the caches."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._file = paths.usage
+        self._usage: Mapping[str, Usage] = {}
+        self._cursor = ""
+        try:
+            self._usage, self._cursor = state.load_usage(self._file)
+        except Trouble as trouble:  # worth a line, not worth a host without an agent: what the journal has is counted
+            journal.get().error(f"{trouble}; it begins anew", action="usage")
+        self._stores = Stores()
+        self._counts = (
+            False  # no look yet: nothing to keep, and the file may be one that only a newer agent understands
+        )
+        self.soon = False  # the caches are to be looked into as soon as may be: the host is, or was, short of space
+        self.fills: Mapping[str, Fill] = {}  # as the stores were at the last look
+        self._scan = self._tight = self._write = 0.0  # when next (monotonic)
+
+    def look(self, desired: plan.Desired) -> tuple[Mapping[str, Usage], Stores | None]:
+        """What is known now; the stores when it is time to look into them again."""
+        self._counts = True
+        by_container = {pods.container_name(mirror.name, Role.EDGE): mirror.name for mirror in desired.mirrors}
+        lines, self._cursor = edge_log.read(tuple(by_container), self._cursor)
+        grouped: dict[str, list[tuple[datetime, str]]] = {}
+        for line in lines:
+            grouped.setdefault(by_container[line.container], []).append((line.at, line.text))
+        for name, told in grouped.items():
+            self._usage = {**self._usage, name: account(self._usage.get(name, Usage()), told)}
+        now = time.monotonic()
+        if now >= self._write:
+            self.save()
+            self._write = now + SAVE_SECONDS
+        short = disk.free(desired.settings.cache.path) < desired.settings.cache.free
+        self.soon = short or self.soon  # also once when there is space again
+        if now < (self._tight if self.soon else self._scan):
+            return self._usage, None
+        self.soon = short
+        self._scan, self._tight = now + SCAN_SECONDS, now + TIGHT_SECONDS
+        return self._usage, self._stores
+
+    def again(self) -> None:
+        """Look into the caches next time: something was taken out of them."""
+        self._scan = self._tight = 0.0
+
+    def forget(self, observed: plan.Observed) -> None:
+        """Drop what was remembered of images that have left the caches."""
+        since, stores = datetime.now(UTC) - FORGET, observed.stores
+        self.fills = observed.fills
+        for name, store in stores.items():
+            if name in self._usage:
+                self._usage = {**self._usage, name: self._usage[name].only(store.needs.keys(), since)}
+
+    def save(self) -> None:
+        """Keep it for the next run.  A failure costs nothing but the newest uses."""
+        if not self._counts:
+            return
+        try:
+            state.save_usage(self._file, self._usage, self._cursor)
+        except Trouble as trouble:
+            journal.get().warning(str(trouble), action="usage")

@@ -1,0 +1,106 @@
+"""Floor 2: what the agent remembers from one look to the next: what failed and when it is tried again.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from mirror_agent import certificates, messages, plan, status
+from mirror_agent.actions import Action, IssueCertificate, ProveMirror, RestartUnits, StartUnits
+from mirror_agent.model import Mirror, Pod, Problem
+
+BACKOFF_SECONDS = (2, 5, 15, 30, 60, 120, 300)
+
+type Key = tuple[str, str]  # kind of step, subject
+
+
+@dataclass(slots=True)
+class _Blocked:
+    """A kind of step that failed for a subject: not before `until`, unless what it is for has changed."""
+
+    count: int
+    until: datetime
+    cause: object  # what was desired when it failed
+    failure: status.Failure
+
+
+@dataclass(slots=True)
+class Memory:
+    """What the agent remembers between two looks.  Losing it costs a repeated attempt, never a mistake."""
+
+    blocked: dict[Key, _Blocked] = field(default_factory=dict)
+    good: dict[str, tuple[Mirror, Pod]] = field(default_factory=dict)  # as it last ran with all as it should be
+    rejected: dict[str, tuple[Pod, Mirror, Pod]] = field(default_factory=dict)  # (does not start, runs instead)
+
+    def may(self, step: Action, desired: plan.Desired, now: datetime) -> bool:
+        """Is this step not waiting for its next attempt?"""
+        blocked = self.blocked.get(_key(step))
+        return blocked is None or now >= blocked.until or blocked.cause != _cause(step, desired)
+
+    def due(self, steps: Iterable[Action], desired: plan.Desired, now: datetime) -> list[Action]:
+        """The steps to do now: those that wait for no attempt, nor for a step of their mirror that does."""
+        held: set[str] = set()
+        due = []
+        for step in steps:
+            if not self.may(step, desired, now):
+                held |= {step.mirror} if step.mirror and not step.alone else set()
+            elif step.alone or step.mirror not in held:
+                due.append(step)
+        return due
+
+    def failed(self, step: Action, reason: str, desired: plan.Desired, now: datetime) -> None:
+        """A step failed: wait longer each time."""
+        key, cause = _key(step), _cause(step, desired)
+        before = self.blocked.get(key)
+        count = before.count if before and before.cause == cause else 0
+        if isinstance(step, IssueCertificate):
+            again = now + certificates.retry(count + 1, step.not_after, now)
+        else:
+            again = now + timedelta(seconds=BACKOFF_SECONDS[min(count, len(BACKOFF_SECONDS) - 1)])
+        self.blocked[key] = _Blocked(count + 1, again, cause, status.Failure(step.mirror, key[0], reason, again))
+        if isinstance(step, StartUnits | RestartUnits) and step.mirror in self.good:
+            bad = desired.pods[step.mirror]
+            if bad != self.good[step.mirror][1]:
+                self.rejected[step.mirror] = (bad, *self.good[step.mirror])
+
+    def settle(self, desired: plan.Desired, observed: plan.Observed, steps: Collection[Action]) -> None:
+        """Forget failures of steps that are no longer wanted; remember pods that run as they should."""
+        wanted = {_key(step) for step in steps}
+        self.blocked = {key: blocked for key, blocked in self.blocked.items() if key in wanted}
+        busy = {step.mirror for step in steps if not isinstance(step, ProveMirror)}
+        for mirror in desired.mirrors:
+            pod = desired.pods[mirror.name]
+            if plan.runs(pod, observed) and mirror.name not in busy:
+                self.good[mirror.name] = (mirror, pod)
+
+    def fall_back(self, desired: plan.Desired) -> tuple[plan.Desired, tuple[Problem, ...]]:
+        """A mirror whose new definition does not start runs as it last did, until the definition changes again."""
+        mirrors, pods, problems = list(desired.mirrors), dict(desired.pods), []
+        for name, (bad, mirror, good) in list(self.rejected.items()):
+            if pods.get(name) != bad:
+                del self.rejected[name]
+                continue
+            pods[name] = good
+            mirrors = [mirror if m.name == name else m for m in mirrors]
+            problems.append(
+                Problem(f"{name}.toml", "", "the mirror does not start with it and runs as before",
+                        f"journalctl -u mirror-{name}-edge -u mirror-{name}-registry tells why", name,
+                        messages.FALLEN_BACK)
+            )  # fmt: skip
+        return replace(desired, mirrors=tuple(mirrors), pods=pods), tuple(problems)
+
+    def failures(self) -> dict[str, status.Failure]:
+        """The last failure of each mirror, and of each subject that serves all of them."""
+        return {blocked.failure.mirror or key[1] or key[0]: blocked.failure for key, blocked in self.blocked.items()}
+
+
+def _key(step: Action) -> Key:
+    return step.action, step.subject
+
+
+def _cause(step: Action, desired: plan.Desired) -> object:
+    """What a failed step was for.  When it changes, the step is tried again at once."""
+    if not step.mirror:
+        return step
+    return desired.pods.get(step.mirror), next((m for m in desired.mirrors if m.name == step.mirror), None)

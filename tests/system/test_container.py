@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 
 import pytest
 
@@ -29,7 +28,7 @@ QUADLETS = "/etc/containers/systemd"
 
 
 @pytest.fixture(scope="module")
-def contained(session_box: Box) -> Iterator[Appliance]:
+def contained(session_box: Box) -> Appliance:
     """A host without the package, on which the image runs as packaging/mirror-agent.container says."""
     session_box.up(bare=True)
     appliance, package = Appliance(session_box), stages.package()

@@ -35,7 +35,10 @@ systemctl reset-failed mirror-agent
 systemctl restart mirror-agent
 follow() { timeout 6 journalctl -f -t mirror-agent -o cat --after-cursor="$cursor" ACTION="$1"; }
 read -r -t 4 line < <(follow "$1") && echo "$1"
+main=$(systemctl show --value -p MainPID mirror-agent)
 systemctl kill -s KILL mirror-agent
+# until systemd has seen it: what is asked of the unit before is asked of the one that is dying
+while [ "$(systemctl show --value -p MainPID mirror-agent)" = "$main" ]; do sleep 0.05; done
 """
 
 

@@ -272,7 +272,7 @@ def test_two_that_want_one_address_at_once_both_see_it(box: Box) -> None:
     other.start()
     time.sleep(2)
     try:
-        owner = run(box, f'seen(network.arp_probe("lan0", IPv4Address("{FREE}")))')
+        owner = run(box, f'a = IPv4Address("{FREE}"); seen(network.arp_probes("lan0", [a]).get(a))')
     finally:
         other.join()
     assert owner == mac_of_node(box)

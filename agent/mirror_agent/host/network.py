@@ -160,11 +160,6 @@ def arp_probes(parent: str, addresses: Iterable[IPv4Address]) -> dict[IPv4Addres
     return taken
 
 
-def arp_probe(parent: str, address: IPv4Address) -> str | None:
-    """The MAC that owns an address, None when it is free.  Raises Trouble."""
-    return arp_probes(parent, (address,)).get(address)
-
-
 def _listen(wire: socket.socket, own: str, wanted: Iterable[IPv4Address], taken: dict[IPv4Address, str]) -> None:
     deadline = time.monotonic() + PROBE_S
     while len(taken) < len(tuple(wanted)) and (left := deadline - time.monotonic()) > 0:

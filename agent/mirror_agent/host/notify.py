@@ -5,7 +5,6 @@ Outside of systemd (no NOTIFY_SOCKET) all of these do nothing.
 
 from __future__ import annotations
 
-import os
 import time
 
 from systemd import daemon
@@ -34,11 +33,3 @@ def status(text: str) -> None:
 def watchdog() -> None:
     """Still alive."""
     daemon.notify("WATCHDOG=1")
-
-
-def watchdog_s() -> float | None:
-    """Seconds after which systemd misses a watchdog(); None: it does not look.  Call it twice as often."""
-    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
-        return None
-    microseconds = os.environ.get("WATCHDOG_USEC", "")
-    return int(microseconds) / 1e6 if microseconds.isdecimal() and int(microseconds) else None

@@ -26,6 +26,7 @@ from mirror_agent.model import (
     Mirror,
     Paths,
     Problem,
+    Rollover,
     Store,
     Trouble,
 )
@@ -62,7 +63,8 @@ def look(
     paths = desired.paths
     found = files_of(desired)
     running = containers.states()
-    known = authorities.read(paths.authority)
+    known, damage = _authorities(paths)
+    remembered, forgotten = _rollover(paths)
     leaves = _certificates(desired)
     trust = _trust(desired, known, leaves)
     names = {service_of(path) for path in found if path.parent == paths.units}
@@ -70,7 +72,7 @@ def look(
     images = {image for pod in desired.pods.values() for image in pod.images}
     published, problems = _published(desired)
     known_to, unread = _cluster(desired)
-    problems = (*problems, *unread)
+    problems = (*damage, *forgotten, *problems, *unread)
     proofs = state.load_proofs(paths.proofs)
     edges: dict[str, EdgeState] = {}
     cached: dict[str, str] = {}
@@ -97,8 +99,9 @@ def look(
         certificates=leaves,
         authority=known.current.facts if known else None,
         authorities=known,
+        damaged=bool(damage),
         suggested=state.load_suggestions(paths.suggestions),
-        rollover=authorities.recall(paths.authority),
+        rollover=remembered,
         trust=trust,
         images=frozenset(image for image in images if containers.has_image(image)),
         networks=frozenset(containers.networks(NETWORK_PREFIX)),
@@ -157,6 +160,24 @@ def _edge(netns: str, mirror: Mirror) -> EdgeState | None:
         return namespace.edge_state(netns, mirror.host)
     except Trouble:  # the pod has just stopped: the next look sees it
         return None
+
+
+def _authorities(paths: Paths) -> tuple[Authorities | None, tuple[Problem, ...]]:
+    """The CAs, or what is wrong with them: that stops what needs one, and nothing else."""
+    try:
+        return authorities.read(paths.authority), ()
+    except Trouble as trouble:
+        reason = f"{trouble.reason}: no certificate is issued, no mirror is proved, nothing is published"
+        return None, (Problem(trouble.where, "", reason, trouble.hint, message_id=messages.AUTHORITY_DAMAGED),)
+
+
+def _rollover(paths: Paths) -> tuple[Rollover | None, tuple[Problem, ...]]:
+    """What is remembered of a roll-over; where that is damaged, everything but replacing the CA goes on."""
+    try:
+        return authorities.recall(paths.authority), ()
+    except Trouble as trouble:
+        reason = f"{trouble.reason}: no CA is replaced meanwhile"
+        return None, (Problem(trouble.where, "", reason, trouble.hint, message_id=trouble.message_id),)
 
 
 def _trust(desired: Desired, known: Authorities | None, leaves: Mapping[str, Certificate]) -> str:

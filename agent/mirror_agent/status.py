@@ -303,6 +303,8 @@ def _publication(desired: Desired, observed: Observed, steps: tuple[Action, ...]
         return ""
     if names := in_doubt(desired, observed):
         return f"waits: {', '.join(names)} would be missing (mend the definition, or remove it)"
+    if observed.damaged:
+        return "waits: the CA is damaged"
     if not observed.published:
         return f"waits: {folder} cannot be reached"
     waiting = [step for step in steps if isinstance(step, Publish)]

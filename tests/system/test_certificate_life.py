@@ -56,6 +56,12 @@ def current(appliance: Appliance, name: str) -> int:
     return int(said.stdout.strip().removeprefix("serial="), 16)
 
 
+def answers(appliance: Appliance, name: str) -> bool:
+    """Does a client on the LAN get an answer that it trusts?"""
+    url = f"https://{name}.mirror.lan/v2/"
+    return appliance.box.node(*appliance.curl_command(name), "--fail", url, check=False).returncode == 0
+
+
 @pytest.fixture(scope="module")
 def two(appliance: Appliance) -> Appliance:
     appliance.box.exec("journalctl", "--update-catalog")  # as the package does when it is installed
@@ -220,6 +226,57 @@ def test_no_key_leaves_its_folder(two: Appliance) -> None:
     assert set(facts.splitlines()) == {"600 0", "600 101", "700"}
 
 
+def test_a_damaged_ca_stops_the_issuing_alone(two: Appliance) -> None:
+    """Its key is lost: what runs is looked after, what is new waits; when the key is back, all goes on by itself."""
+    before, published, since = current(two, "quay"), two.hosts(), two.cursor()
+    edge, key = "mirror-quay-edge.service", two.sh(f"realpath {CA}/ca.key").strip()
+    two.sh(f"mv {key} /root/ca.key")
+    try:
+        two.drop("gcr")
+        line = two.until_said("ca.key: is missing", since)
+        assert line["MESSAGE_ID"] == "b3e9607c5d2f4a18934e1b7fc08a6d25"
+        explained = two.sh(f"journalctl -x -t mirror-agent MESSAGE_ID={line['MESSAGE_ID']}")
+        assert "The CA of this host is damaged" in explained
+        two.remove("ghcr")
+        two.wait(lambda: not two.starts("ghcr"), 60, "ghcr to be taken down")
+        two.sh(f"systemctl stop {edge}")
+        two.wait(lambda: edge in two.starts("quay"), 30, "the edge to be started again")
+        two.wait(lambda: answers(two, "quay"), 30, "quay to serve again")
+        assert served(two, "quay") == before
+        assert two.hosts() == published
+        (problem,) = two.glance()["problems"]
+        assert "no certificate is issued" in problem["reason"]
+        assert "waits: the CA is damaged" in two.glance()["line"]
+        assert not two.starts("gcr")
+        refused = two.box.exec("mirror-agent", "renew", "quay", check=False)
+        assert (refused.returncode, "ca.key: is missing" in refused.stderr) == (1, True)
+    finally:
+        two.sh(f"mv /root/ca.key {key}")
+    two.serving("quay", "gcr", seconds=90)  # at the next look, a minute later at most
+    assert served(two, "quay") == before
+    two.remove("gcr")
+    two.drop("ghcr")
+    two.serving("quay", "ghcr", seconds=90)
+
+
+def test_what_is_remembered_of_a_roll_over_stops_nothing_else(two: Appliance) -> None:
+    memory, before, since = f"{STATE}/ca/rollover.json", current(two, "quay"), two.cursor()
+    two.sh(f"echo '{{' > {memory}")
+    try:
+        two.settle()
+        line = two.until_said("no CA is replaced meanwhile", since)
+        assert (memory in line["MESSAGE"], "or remove it" in line["MESSAGE"]) == (True, True)
+        two.box.exec("mirror-agent", "renew", "quay")
+        two.settle()
+        assert served(two, "quay") == current(two, "quay") != before
+        two.box.exec("mirror-agent", "ca", "roll", "--confirm", check=False)
+        assert two.sh(f"cat {memory}") == "{\n"
+    finally:
+        two.sh(f"rm {memory}")
+    two.settle()
+    assert two.glance()["problems"] == []
+
+
 def test_expired_at_boot_is_renewed_before_the_mirrors_serve(two: Appliance) -> None:
     """Without the agent: that is how it is when the agent's own start takes long."""
     two.box.exec("systemctl", "disable", "--quiet", "mirror-agent")
@@ -227,7 +284,7 @@ def test_expired_at_boot_is_renewed_before_the_mirrors_serve(two: Appliance) -> 
     ghcr = current(two, "ghcr")
     two.box.reboot()
     two.wait(lambda: len(two.starts("quay")) == 3, 60, "the mirror's services")
-    two.wait(lambda: two.curl("quay", "/v2/"), 20, "an answer that a client trusts")
+    two.wait(lambda: answers(two, "quay"), 20, "an answer that a client trusts")
     assert served(two, "quay") == current(two, "quay") != placed
     assert current(two, "ghcr") == ghcr
     assert two.property("mirror-agent", "ActiveState") == "inactive"

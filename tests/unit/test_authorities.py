@@ -92,8 +92,20 @@ def test_a_damaged_ca_is_told_and_left_alone(
 def test_two_cas_without_a_current_one_are_a_person_s_choice(place: PurePosixPath) -> None:
     authorities.prepare(place, NEXT, ME)
     os.unlink(place / "current")
-    with pytest.raises(Trouble, match="current: is missing"):
-        authorities.create(place, no_other, ME)
+    for look in (authorities.read, lambda place: authorities.create(place, no_other, ME)):
+        with pytest.raises(Trouble, match="current: is missing") as caught:
+            look(place)
+        assert "ln -s a-" in caught.value.hint
+
+
+def test_a_single_ca_without_its_link_is_taken_again_if_it_is_whole(place: PurePosixPath) -> None:
+    os.unlink(place / "current")
+    assert authorities.read(place) is None
+    assert authorities.create(place, no_other, ME) == CA
+    os.unlink(place / "current" / "ca.key")
+    os.unlink(place / "current")
+    with pytest.raises(Trouble, match=r"ca\.key: is missing"):
+        authorities.read(place)
 
 
 def test_one_ca_after_another(place: PurePosixPath) -> None:

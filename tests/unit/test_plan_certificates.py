@@ -9,7 +9,7 @@ from pathlib import Path
 
 from simulator import GHCR, NOW, QUAY, Host, Written, settle
 
-from mirror_agent import actions, certificates, plan
+from mirror_agent import actions, certificates, plan, status
 from mirror_agent.model import Authorities, Authority, Tls
 
 BOTH = Written({"quay": QUAY, "ghcr": GHCR})
@@ -59,3 +59,43 @@ def test_what_an_admin_brought_is_told_when_it_ends() -> None:
     assert [step.mirror for step in issued] == ["ghcr"]
     bare = replace(seen, certificates={"ghcr": seen.certificates["ghcr"]})
     assert not [step for step in plan.plan(desired, bare, NOW) if step.mirror == "quay"]
+
+
+def damaged(host: Host, written: Written) -> tuple[plan.Desired, plan.Observed]:
+    """As observe.look() shows a host whose CA cannot be used."""
+    desired = host.desired(written)
+    return desired, replace(host.observed(desired), authority=None, trust="", damaged=True)
+
+
+def test_a_damaged_ca_disturbs_nothing_that_runs() -> None:
+    desired, seen = damaged(settled(), BOTH)
+    for now in (NOW, NOW + timedelta(days=80), NOW + timedelta(days=100)):
+        assert plan.plan(desired, seen, now) == ()
+    assert status.describe(desired, seen, (), {}, (), NOW).publication == "waits: the CA is damaged"
+
+
+def test_with_a_damaged_ca_running_mirrors_are_looked_after_and_others_wait() -> None:
+    host = settled()
+    service = "mirror-quay-edge.service"
+    del host.active[service]
+    desired, seen = damaged(host, BOTH.but(gcr='source = "gcr.io"\n'))
+    steps = plan.plan(desired, seen, NOW)
+    (started,) = [step for step in steps if isinstance(step, actions.StartUnits)]
+    assert (started.mirror, started.units) == ("quay", (service,))
+    assert not [step for step in steps if step.mirror == "gcr"]
+    assert not [step for step in steps if isinstance(step, actions.CreateAuthority | actions.Publish)]
+    moved = damaged(settled(), BOTH.but(quay=QUAY + 'host = "other.mirror.lan"\n'))
+    assert not [step for step in plan.plan(*moved, NOW) if step.mirror == "quay"]
+
+
+def test_with_a_damaged_ca_what_is_removed_is_taken_down_and_stays_published() -> None:
+    host = settled()
+    written, before = BOTH.but(ghcr=None), dict(host.published)
+    while steps := plan.plan(*damaged(host, written), NOW):
+        for step in steps:
+            host.do(step, host.desired(written))
+    assert host.active
+    assert not [service for service in host.active if "ghcr" in service]
+    assert host.published == before
+    settle(host, written)
+    assert host.published != before

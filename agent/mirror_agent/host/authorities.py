@@ -29,14 +29,20 @@ _HINT = "bring back both from a backup; for a new CA, which all readers must lea
 
 
 def read(place: PurePosixPath) -> Authorities | None:
-    """All CAs; None where there is none yet.  Raises Trouble where the current or the next one is damaged."""
+    """All CAs; None where there is none yet.  Raises Trouble where the current or the next one is damaged.
+
+    So is a folder that has CAs and does not say which of them signs, unless it is the first one, whole: there the
+    making of it was interrupted, and `create` goes on.
+    """
     if files.folder(place) is None:
         return None
     with pairs.opened(place, "read") as folder:
         current, coming = _target(folder, _CURRENT), _target(folder, _NEXT)
         names = _names(folder)
     if not current:
-        return None  # `create` goes on with what an interrupted one has left
+        if names:
+            _pair(place / _only(place, names))
+        return None
     whole = {name: _read(place, name, name in (current, coming)) for name in {*names, current}}
     old = [whole[name] for name in names if name not in (current, coming)]
     return Authorities(
@@ -76,9 +82,7 @@ def create(place: PurePosixPath, make: Callable[[], Pair], owner: int = 0) -> Pa
         files.sweep_in(folder)
         if not _target(folder, _CURRENT):
             names = _names(folder)
-            if len(names) > 1:
-                raise Trouble(str(place / _CURRENT), "is missing", f"ln -s {names[0]} {place / _CURRENT}, or another")
-            name = names[0] if names else _install(folder, make(), owner)
+            name = _only(place, names) if names else _install(folder, make(), owner)
             _pair(place / name)
             files.swap_link_in(folder, _CURRENT, name)
     return load(place)
@@ -186,6 +190,12 @@ def _target(folder: int, link: str) -> str:
         target = os.readlink(link, dir_fd=folder)
         return target if _NAME.fullmatch(target) else ""
     return ""
+
+
+def _only(place: PurePosixPath, names: list[str]) -> str:
+    if len(names) > 1:
+        raise Trouble(str(place / _CURRENT), "is missing", f"ln -s {names[0]} {place / _CURRENT}, or another")
+    return names[0]
 
 
 def _install(folder: int, pair: Pair, owner: int) -> str:

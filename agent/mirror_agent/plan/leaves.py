@@ -12,6 +12,7 @@ from mirror_agent.model import (
     Mirror,
     Problem,
     Publication,
+    Rollover,
 )
 from mirror_agent.plan.publications import cluster_outcome
 from mirror_agent.plan.values import Desired, Observed
@@ -28,7 +29,7 @@ def rollover_view(desired: Desired, observed: Observed) -> rollover.View | None:
     return rollover.View(
         observed.authorities,
         brought=_brought(desired),
-        rollover=observed.rollover,
+        rollover=observed.rollover or Rollover(),
         published=held and not observed.unread,
         confirmed=observed.trusted,
         signers={certificate.issuer_key for certificate in observed.certificates.values()},
@@ -87,6 +88,7 @@ def withheld(desired: Desired, observed: Observed, now: datetime) -> frozenset[s
         mirror.name
         for mirror in desired.mirrors
         if (mirror.name in forbidden and due(mirror, desired, observed, now))
+        or (observed.damaged and _lacks(mirror, desired, observed))
         or (mirror.tls and mirror.name not in desired.leaves and mirror.name not in observed.certificates)
     )
 
@@ -94,7 +96,7 @@ def withheld(desired: Desired, observed: Observed, now: datetime) -> frozenset[s
 def due(mirror: Mirror, desired: Desired, observed: Observed, now: datetime) -> str:
     """Why a mirror needs a new certificate, "" when it needs none or none can be had."""
     certificate, known = observed.certificates.get(mirror.name), observed.authorities
-    if observed.authority is None:
+    if observed.authority is None and not observed.damaged:
         return ""
     match certificates.issuer_of(mirror, desired.settings.certificates):
         case Issuer.BROUGHT:
@@ -104,8 +106,20 @@ def due(mirror: Mirror, desired: Desired, observed: Observed, now: datetime) -> 
         case Issuer.ACME:
             own = [each.key for each in known.all] if known else ()
             return certificates.due_elsewhere(certificate, mirror, own, now, observed.suggested.get(mirror.name))
+    if observed.authority is None:
+        return ""  # damaged
     trusted = [old.key for old in known.old] if known else ()
     return certificates.due(certificate, mirror, observed.authority, now, trusted)
+
+
+def _lacks(mirror: Mirror, desired: Desired, observed: Observed) -> bool:
+    """Does it need a certificate of the host's CA before it can serve as it should?  One that merely ends does not."""
+    if certificates.issuer_of(mirror, desired.settings.certificates) != Issuer.OWN:
+        return False
+    found = observed.certificates.get(mirror.name)
+    if found is None or not found.key_matches:
+        return True
+    return mirror.host not in found.hosts or mirror.address not in found.addresses
 
 
 def is_public(mirror: Mirror, desired: Desired) -> bool:

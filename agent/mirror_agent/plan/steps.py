@@ -69,9 +69,9 @@ def plan(desired: Desired, observed: Observed, now: datetime) -> tuple[Action, .
 
 def _host(desired: Desired, observed: Observed, now: datetime) -> Iterator[Action]:
     """What serves all mirrors."""
-    if observed.authority is None:
+    if observed.authority is None and not observed.damaged:
         yield CreateAuthority("", "no CA yet")
-    if view := rollover_view(desired, observed):
+    if observed.rollover is not None and (view := rollover_view(desired, observed)):
         yield from rollover.steps(view, desired.settings.certificates, now)
     if desired.leases != observed.leases or desired.accepted != observed.accepted:
         yield Remember("", "definitions changed", desired.leases, desired.accepted)
@@ -90,7 +90,7 @@ def _mirror(
     """
     network = desired.network.unit
     startable = observed.images.issuperset(pod.images) and observed.files.get(network.path) == network
-    if observed.authority is None:
+    if observed.authority is None and not observed.damaged:
         return []
     if mirror.address not in observed.claimed and not _holds(mirror, pod, observed):
         return [ClaimAddress(mirror.name, "not held yet", mirror.address)] if startable else []
@@ -187,7 +187,7 @@ def _run(mirror: Mirror, pod: Pod, observed: Observed) -> Iterator[Action]:
     # what is cached costs the upstream nothing, but proves nothing of a remote that it did not come from
     choice = (observed.cached.get(name), mirror.probe)
     image = next(filter(None, reversed(choice) if proof and proof.remote != mirror.remote else choice), None)
-    if image and not (proof and proof.covers(mirror)):
+    if image and not (proof and proof.covers(mirror)) and not observed.damaged:  # no CA to trust it by
         yield ProveMirror(name, "not proved by a real pull yet", image)
 
 

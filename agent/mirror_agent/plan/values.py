@@ -111,8 +111,9 @@ class Observed:
     certificates: Mapping[str, Certificate] = field(default_factory=dict)  # by mirror
     authority: Certificate | None = None  # the CA that signs
     authorities: Authorities | None = None
+    damaged: bool = False  # there are CAs, and they cannot be used: nothing is issued, proved or published
     suggested: Mapping[str, Suggestion] = field(default_factory=dict)  # by mirror: by the ACME server
-    rollover: Rollover = field(default_factory=Rollover)
+    rollover: Rollover | None = field(default_factory=Rollover)  # None: it cannot be read, no CA is replaced
     trust: str = ""  # PEM of all CAs
     images: frozenset[str] = frozenset()
     networks: frozenset[str] = frozenset()  # podman's, ours only

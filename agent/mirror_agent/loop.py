@@ -24,6 +24,7 @@ from mirror_agent.host.systemd import BusLost, Systemd
 from mirror_agent.memory import Memory
 from mirror_agent.model import CacheSettings, File, Paths, Problem, Trouble
 from mirror_agent.sources import SOURCES, Stop, Watched
+from mirror_agent.targets.watch import Watches
 
 _log = journal.get()
 
@@ -55,6 +56,7 @@ class Agent:
         self._told: frozenset[Problem] = frozenset()
         self._shown = ""
         self._cluster = status.ClusterStatus()
+        self._watches = Watches()
         self._repaired = False
         self._stopping = False
 
@@ -69,6 +71,7 @@ class Agent:
             tuple(map(Path, folders)),
             self._systemd.on_change,
             self._containers.on_event,
+            self._watches.on_change,
             lambda: disk.free(self._cache),
         )
         stops = self._start(watched)
@@ -196,7 +199,10 @@ class Agent:
         observed, unreachable = observe.look(desired, memory, self._systemd, self._containers, seen)
         self._clients.forget(observed)
         self._hands.claimed.intersection_update(plan.unheld(desired, observed))
-        return desired, observed, (*wanted.problems, *fallen, *unreachable, *_full(desired, observed))
+        for ended in self._watches.follow(desired.settings.publish.cluster, observed.cluster):
+            journal.get().warning(ended, action="run")
+        problems = (*wanted.problems, *fallen, *unreachable, *_full(desired, observed))
+        return desired, observed, (*problems, *_late(desired, observed, self._watches.trouble()))
 
     def _note(self, failures: Failures, desired: plan.Desired) -> None:
         now = datetime.now(UTC)
@@ -272,6 +278,14 @@ def _full(desired: plan.Desired, observed: plan.Observed) -> Iterator[Problem]:
         reason = f"the disk is full: less than a quarter of the {status.size(cache.free)} that are to be left is free"
         hint = "what is cached is served, nothing new is fetched: make room, or release what is kept"
         yield Problem(str(cache.path), "", reason, hint, message_id=messages.DISK_FULL)
+
+
+def _late(desired: plan.Desired, observed: plan.Observed, trouble: Trouble | None) -> Iterator[Problem]:
+    """Drift in a cluster that is put right a minute later only: it can be read, and does not tell what changes."""
+    if trouble and observed.cluster:
+        reason = f"{trouble.where}: what changes there is not seen at once: {trouble.reason}"
+        where = str(desired.paths.settings)
+        yield Problem(where, "publish.cluster", reason, trouble.hint, message_id=messages.TARGET_FAILED)
 
 
 def _patience(shown: status.Status) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shutil
 import socket
@@ -21,6 +22,7 @@ HERE = Path(__file__).parent
 REPO = HERE.parents[1]
 RBAC = REPO / "packaging/rbac.yaml"
 ADMIN = "the-admins-token"
+USER = "system:serviceaccount:mirror-agent:mirror-agent"
 START_SECONDS = 60
 
 
@@ -48,6 +50,13 @@ class ControlPlane:
         self._etcd_port = free_port()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         (folder / "tokens.csv").write_text(f"{ADMIN},admin,admin,system:masters\n")
+        policy = {
+            "apiVersion": "audit.k8s.io/v1",
+            "kind": "Policy",
+            "omitStages": ["ResponseStarted", "ResponseComplete"],
+        }
+        rules = [{"level": "Metadata", "users": [USER]}, {"level": "None"}]
+        (folder / "audit.yaml").write_text(yaml.safe_dump({**policy, "rules": rules}))
         subprocess.run(["openssl", "genrsa", "-out", folder / "accounts.key", "2048"], check=True, capture_output=True)
         peer = f"http://127.0.0.1:{free_port()}"
         self._start(
@@ -73,6 +82,8 @@ class ControlPlane:
             "--service-account-issuer", "https://cluster.test", "--service-account-key-file", key,
             "--service-account-signing-key-file", key, "--service-cluster-ip-range", "10.96.0.0/16",
             "--authorization-mode", "RBAC", "--token-auth-file", str(self.folder / "tokens.csv"),
+            "--audit-policy-file", str(self.folder / "audit.yaml"), "--audit-log-path", str(self.folder / "audit.log"),
+            "--audit-log-mode", "blocking-strict",
             "--disable-admission-plugins", "ServiceAccount", "--endpoint-reconciler-type", "none",
         )  # fmt: skip
         deadline = time.monotonic() + START_SECONDS
@@ -97,9 +108,9 @@ class ControlPlane:
         self.stop("etcd")
 
     @contextmanager
-    def frozen(self) -> Iterator[None]:
+    def frozen(self, name: str = "kube-apiserver") -> Iterator[None]:
         """Its port takes connections, and nothing ever answers."""
-        process = self._processes["kube-apiserver"]
+        process = self._processes[name]
         process.send_signal(19)
         try:
             yield
@@ -154,6 +165,22 @@ class ControlPlane:
         path = "/api/v1/namespaces/mirror-agent/serviceaccounts/mirror-agent/token"
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 600}}
         return str(self.call("POST", path, body)["status"]["token"])
+
+    def asked(self) -> list[str]:
+        """All requests of that account so far, each as "VERB RESOURCE"."""
+        log = self.folder / "audit.log"
+        events = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        return [f"{event['verb']} {event['objectRef']['resource']}" for event in events]
+
+    def level(self, kubeconfig: Path) -> str:
+        """The priority level that whoever has this kubeconfig is served with: its uid."""
+        configuration = client.Configuration()
+        config.load_kube_config(str(kubeconfig), client_configuration=configuration, persist_config=False)
+        path = "/apis/config.openshift.io/v1/imagedigestmirrorsets"
+        _, _, headers = client.ApiClient(configuration).call_api(
+            path, "GET", auth_settings=["BearerToken"], response_type="object"
+        )
+        return str(headers["X-Kubernetes-Pf-Prioritylevel-Uid"])
 
     def get(self, path: str) -> Any:
         try:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
 import pytest
+import yaml
 
 from cluster.control_plane import ControlPlane, kinds, place
-from cluster.story import IDMS, NOON, entry, idms, look, mirror, publication, told
+from cluster.story import GOLDEN_CA, IDMS, NOON, entry, idms, look, mirror, publication, told
 from mirror_agent import cluster as rules
 from mirror_agent.model import ClusterSettings, ClusterState
-from mirror_agent.targets import TargetError
+from mirror_agent.targets import TargetError, api
 from mirror_agent.targets import cluster as target
 
 
@@ -68,7 +71,7 @@ def test_a_server_that_never_answers_holds_nobody_up(
     changes = rules.compare(publication(mirror()), settings, look(settings)).due(settings, NOON)
     monkeypatch.setattr(target, "ANSWER_SECONDS", 0.3)
     monkeypatch.setattr(target, "APPLY_SECONDS", 0.3)
-    monkeypatch.setattr(target, "REQUEST_SECONDS", (5.0, 2.0))
+    monkeypatch.setattr(api, "REQUEST_SECONDS", (5.0, 2.0))
     with cluster.frozen():
         session = target._session(settings)
         session._next = 0.0
@@ -104,14 +107,90 @@ def test_a_token_that_ended_is_told_and_the_new_one_is_read(cluster: ControlPlan
     assert target.read(settings).objects  # at once, not after the pause
 
 
+def other(settings: ClusterSettings, user: Mapping[str, Any] | None = None, **cluster: Any) -> None:
+    """The kubeconfig with another user, and with other facts of the cluster."""
+    config = yaml.safe_load(settings.kubeconfig.read_text())
+    config["clusters"][0]["cluster"] |= cluster
+    if user is not None:
+        config["users"][0]["user"] = dict(user)
+    settings.kubeconfig.write_text(yaml.safe_dump(config))
+
+
+def test_a_token_of_its_own_file_is_followed(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    """As a service account's is in a pod: a link to a folder that is swapped."""
+    folder = settings.kubeconfig.parent
+    for name, token in (("old", "ended"), ("new", cluster.token())):
+        (folder / name).mkdir()
+        (folder / name / "token").write_text(token + "\n")
+    (folder / "now").symlink_to("old")
+    other(settings, {"tokenFile": "now/token"})
+    with pytest.raises(TargetError, match="credentials are not accepted"):
+        look(settings)
+    (folder / "next").symlink_to("new")
+    os.replace(folder / "next", folder / "now")
+    assert target.read(settings).objects  # at once, not after the pause
+
+
+def test_a_ca_of_its_own_file(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    config = yaml.safe_load(settings.kubeconfig.read_text())
+    data = config["clusters"][0]["cluster"].pop("certificate-authority-data")
+    settings.kubeconfig.with_name("ca.crt").write_bytes(base64.b64decode(data))
+    settings.kubeconfig.write_text(yaml.safe_dump(config))
+    other(settings, None, **{"certificate-authority": "ca.crt"})
+    assert look(settings).objects
+    os.chown(settings.kubeconfig.with_name("ca.crt"), 65534, 65534)
+    with pytest.raises(TargetError, match="owned by uid 65534"):
+        look(settings)
+
+
+def test_a_server_with_another_ca_is_not_spoken_to(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    other(settings, None, **{"certificate-authority-data": base64.b64encode(GOLDEN_CA.read_bytes()).decode()})
+    with pytest.raises(TargetError, match=r"cannot be reached: .*certificate verify failed"):
+        look(settings)
+
+
 def test_a_kubeconfig_that_is_none(settings: ClusterSettings) -> None:
-    for content in ("", "[]", "clusters: 1", "{"):
+    for content in ("", "[]", "clusters: 1", "{", "current-context: x", "contexts: [1]\ncurrent-context: x", "\0"):
         settings.kubeconfig.write_text(content)
         with pytest.raises(TargetError, match="cannot be used"):
             look(settings)
     settings.kubeconfig.unlink()
-    with pytest.raises(TargetError, match="cannot be used"):
+    with pytest.raises(TargetError, match="cannot be used: No such file"):
         look(settings)
+    settings.kubeconfig.mkdir()
+    with pytest.raises(TargetError, match="not a regular file"):
+        look(settings)
+    settings.kubeconfig.rmdir()
+    os.mkfifo(settings.kubeconfig)
+    with pytest.raises(TargetError, match="not a regular file"):
+        look(settings)
+
+
+@pytest.mark.parametrize("key", ["exec", "auth-provider"])
+def test_no_program_is_started_to_log_in(settings: ClusterSettings, key: str) -> None:
+    sign = settings.kubeconfig.with_name("sign")
+    other(settings, {key: {"apiVersion": "client.authentication.k8s.io/v1", "command": "touch", "args": [str(sign)]}})
+    with pytest.raises(TargetError, match=f"its user has {key}, and the agent starts no program") as error:
+        look(settings)
+    assert "token" in error.value.hint
+    assert not sign.exists()
+
+
+@pytest.mark.parametrize("name", ["kubeconfig", "token"])
+def test_what_others_may_write_is_not_read(settings: ClusterSettings, name: str) -> None:
+    other(settings, {"tokenFile": "token"})
+    file = settings.kubeconfig.with_name(name)
+    settings.kubeconfig.with_name("token").write_text("ended")
+    for mode in (0o620, 0o602):
+        file.chmod(mode)
+        with pytest.raises(TargetError, match="others can write to it") as error:
+            look(settings)
+        assert error.value.hint == f"chmod go-w {file}"
+    file.chmod(0o600)
+    os.chown(file, 65534, 65534)
+    with pytest.raises(TargetError, match="owned by uid 65534, not by root") as error:
+        look(settings)
+    assert error.value.where == str(file)
 
 
 def test_no_openshift(cluster: ControlPlane, settings: ClusterSettings) -> None:
@@ -148,9 +227,60 @@ def test_somebody_was_faster(cluster: ControlPlane, settings: ClusterSettings) -
     assert told(publication(mirror()), adopting).mirrors == ()
 
 
+def unheard(settings: ClusterSettings) -> None:
+    """Ask, and do not wait for the answer."""
+    with suppress(TargetError):
+        target.read(settings)
+
+
+@contextmanager
+def overloaded(cluster: ControlPlane, settings: ClusterSettings) -> Iterator[None]:
+    """The agent's account may make one request at a time, and that one waits: the server's own limits, and its disk."""
+    flow = "/apis/flowcontrol.apiserver.k8s.io/v1"
+    head = {"apiVersion": "flowcontrol.apiserver.k8s.io/v1", "metadata": {"name": "only-one"}}
+    limited = {"nominalConcurrencyShares": 0, "lendablePercent": 0, "borrowingLimitPercent": 0}
+    level = {"type": "Limited", "limited": {**limited, "limitResponse": {"type": "Reject"}}}
+    account = {"kind": "ServiceAccount", "serviceAccount": {"namespace": "mirror-agent", "name": "mirror-agent"}}
+    all_of_it = {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": True, "namespaces": ["*"]}
+    schema = {
+        "priorityLevelConfiguration": {"name": "only-one"},
+        "matchingPrecedence": 2,
+        "rules": [{"subjects": [account], "resourceRules": [all_of_it]}],
+    }
+    levels, schemas = f"{flow}/prioritylevelconfigurations", f"{flow}/flowschemas"
+    cluster.apply(f"{levels}/only-one", {**head, "kind": "PriorityLevelConfiguration", "spec": level})
+    cluster.apply(f"{schemas}/only-one", {**head, "kind": "FlowSchema", "spec": schema})
+    try:
+        level_id = cluster.get(f"{levels}/only-one")["metadata"]["uid"]
+        deadline = time.monotonic() + 20
+        while cluster.level(settings.kubeconfig) != level_id:  # it learns of its limits a moment later
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        with cluster.frozen("etcd"):
+            first = threading.Thread(target=unheard, args=(replace(settings, name="first"),))
+            first.start()
+            time.sleep(1)
+            yield
+        first.join()
+    finally:
+        cluster.delete(f"{schemas}/only-one")
+        cluster.delete(f"{levels}/only-one")
+
+
+def test_an_overloaded_server(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    changes = rules.compare(publication(mirror()), settings, look(settings)).due(settings, NOON)
+    with overloaded(cluster, settings):
+        target._session(settings)._next = 0.0
+        with pytest.raises(TargetError, match="the API server has too much to do"):
+            target.read(settings)
+        with pytest.raises(TargetError, match="too much to do"):
+            target.publish(settings, changes, lambda: None)
+    assert again(settings).objects
+
+
 @contextmanager
 def answering(status: int) -> Iterator[int]:
-    """A server that has one answer to everything: what a real one says when it is overloaded cannot be had at will."""
+    """A server that has one answer to everything: what a real one says when it is broken cannot be had at will."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -170,10 +300,8 @@ def answering(status: int) -> Iterator[int]:
         server.server_close()
 
 
-@pytest.mark.parametrize(
-    ("status", "said"), [(429, "has too much to do"), (503, "503 Service Unavailable"), (500, "500 Internal")]
-)
-def test_an_overloaded_server(cluster: ControlPlane, settings: ClusterSettings, status: int, said: str) -> None:
+@pytest.mark.parametrize(("status", "said"), [(503, "503 Service Unavailable"), (500, "500 Internal")])
+def test_a_broken_server(cluster: ControlPlane, settings: ClusterSettings, status: int, said: str) -> None:
     with answering(status) as port:
         settings.kubeconfig.write_text(cluster.kubeconfig("x", port).replace("https://", "http://"))
         with pytest.raises(TargetError, match=said):

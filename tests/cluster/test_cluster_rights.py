@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from cluster.control_plane import ControlPlane, manifest, place
+from cluster.control_plane import USER, ControlPlane, manifest, place
 from cluster.story import entry, idms, mirror, publication, told
 from mirror_agent.model import ClusterSettings
 from mirror_agent.targets import TargetError
+from mirror_agent.targets.watch import Watches
 
-USER = "system:serviceaccount:mirror-agent:mirror-agent"
 REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 VERBS = [
     (role["kind"], index, resource, verb)
@@ -47,8 +47,26 @@ def allowed(cluster: ControlPlane, kind: str, index: int, resource: str, verb: s
     return bool(cluster.call("POST", REVIEWS, {**body, "spec": spec})["status"]["allowed"])
 
 
+def watch_all(settings: ClusterSettings) -> None:
+    """Begin all watches, and raise what speaks against one of them."""
+    watches = Watches()
+    stop = watches.on_change(lambda _: None)
+    watches.follow(settings, None)
+    try:
+        deadline = time.monotonic() + 20
+        while not all(each.error or each.opened for each in watches.running):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        for each in watches.running:
+            if each.error:
+                raise each.error
+    finally:
+        stop()
+
+
 def story(cluster: ControlPlane, settings: ClusterSettings) -> None:
-    """All that the agent does in a cluster: look, create, change, adopt."""
+    """All that the agent does in a cluster: look, watch, create, change, adopt."""
+    watch_all(settings)
     idms(cluster, "image-digest-mirror", entry("quay.io", "quay.mirror.lan"))
     adopting = replace(settings, adopt=("image-digest-mirror",))
     told(publication(mirror()), adopting)
@@ -86,7 +104,7 @@ def test_each_verb_is_needed(
 
 
 def test_it_may_do_nothing_else(cluster: ControlPlane) -> None:
-    refused = [("imagedigestmirrorsets", "delete"), ("imagedigestmirrorsets", "watch")]
+    refused = [("imagedigestmirrorsets", "delete"), ("imagedigestmirrorsets", "get")]
     for resource, verb in refused:
         assert not allowed(cluster, "ClusterRole", 0, resource, verb)
     assert not allowed(cluster, "ClusterRole", 3, "images", "create")

@@ -39,7 +39,7 @@ def test_each_tenth_that_is_gone_is_a_hint(
             over.put(None)
         return course[-1] if space is None else space
 
-    stop = disk.start(Watched((), _nothing, _nothing, next_free), heard.put)
+    stop = disk.start(Watched((), _nothing, _nothing, _nothing, next_free), heard.put)
     for _ in range(2):  # the last value was seen, and seen again
         over.get(timeout=5)
     stop()

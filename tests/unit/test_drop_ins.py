@@ -50,7 +50,7 @@ def folder(tmp_path: Path, ear: Ear) -> Iterator[Path]:
     """A folder below one that is there; it is itself not there yet."""
     before = threading.active_count()
     folder = tmp_path / "mirror-agent.d"
-    stop = drop_ins.start(Watched((folder,), _nothing, _nothing, int), ear)
+    stop = drop_ins.start(Watched((folder,), _nothing, _nothing, _nothing, int), ear)
     yield folder
     stop()
     assert threading.active_count() == before
@@ -117,7 +117,7 @@ def test_a_folder_that_is_exchanged_by_renames(folder: Path, ear: Ear) -> None:
 
 def test_a_folder_whose_parents_go_and_come_back(tmp_path: Path, ear: Ear) -> None:
     folder = tmp_path / "etc" / "site" / "mirror-agent.d"
-    stop = drop_ins.start(Watched((folder,), _nothing, _nothing, int), ear)
+    stop = drop_ins.start(Watched((folder,), _nothing, _nothing, _nothing, int), ear)
     try:
         for _ in range(2):
             folder.mkdir(parents=True)

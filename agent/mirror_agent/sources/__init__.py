@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from mirror_agent.sources import containers, disk, drop_ins, units
+from mirror_agent.sources import cluster, containers, disk, drop_ins, units
 from mirror_agent.sources.watched import Hint, Stop, Watched
 
 __all__ = ["SOURCES", "Hint", "Start", "Stop", "Watched"]
@@ -20,5 +20,6 @@ SOURCES: Mapping[str, Start] = {
     "drop-ins": drop_ins.start,
     "units": units.start,
     "containers": containers.start,
+    "cluster": cluster.start,
     "disk": disk.start,
 }

@@ -67,19 +67,19 @@ class _RefusedError(Exception):
 
 def compare(publication: Publication, settings: ClusterSettings, state: ClusterState) -> Outcome:
     """What the cluster lacks of this publication, what applying it costs, and what speaks against it."""
-    objects = {_key(content): content for content in state.objects}
+    there = {_key(content): content for content in state.objects}
     mine = entries(publication)
     own = frozenset((kind, own_name(settings)) for kind in KINDS)
     try:
-        trust = tuple(_trust(publication, settings, state, objects))
+        trust = tuple(_trust(publication, settings, state, there))
     except _RefusedError as refused:
         return Outcome(refused=str(refused.args[0]), hint=refused.args[1], untrusted=True)
-    changes = tuple(_mirrors(mine, settings, objects, own))
-    after: dict[Key, Content] = {**objects, **{(change.kind, change.name): change.body for change in changes}}
+    changes = tuple(_mirrors(mine, settings, there, own))
+    after: dict[Key, Content] = {**there, **{(change.kind, change.name): change.body for change in changes}}
     notes = tuple(_shadows(mine, after, own))
     try:
-        _check(mine, objects, after, own, settings)
-        verdict = judge(_objects(objects), _objects(after))
+        _check(mine, there, after, own, settings)
+        verdict = judge(objects(there.values()), objects(after.values()))
     except _RefusedError as refused:
         return Outcome(trust, changes, refused=str(refused.args[0]), hint=refused.args[1], notes=notes)
     except Trouble as trouble:
@@ -110,6 +110,11 @@ def hosts(settings: ClusterSettings, state: ClusterState) -> frozenset[str]:
         for entry in _entries(content)
         for mirror in entry.get("mirrors", ())
     )
+
+
+def objects(contents: Iterable[Content]) -> dict[Key, Object]:
+    """Objects as the API server has them, for OpenShift's rules."""
+    return {_key(content): Object(*_key(content), content, "the cluster") for content in contents}
 
 
 def roll_out(pools: Iterable[Pool]) -> str:
@@ -309,7 +314,3 @@ def _policy(entry: Content) -> Policy:
 
 def _host(location: str) -> str:
     return location.partition("/")[0]
-
-
-def _objects(contents: Mapping[Key, Content]) -> dict[Key, Object]:
-    return {key: Object(*key, content, "the cluster") for key, content in contents.items()}

@@ -49,7 +49,7 @@ def read(
     `owner` is the uid that files must belong to, None for any; without `secrets` credentials are not looked at.
     Raises Trouble where templates or the definitions' folders cannot be read.
     """
-    settings, problems = _settings(paths)
+    settings, problems = read_settings(paths)
     if settings is None:
         return Wish(None, problems)
     reading = config.select(_candidates(paths), memory.accepted, settings, owner)
@@ -78,7 +78,8 @@ def read(
     return Wish(desired, (*problems, *reading.problems, *more, *missing, *brought.problems, *desired.problems))
 
 
-def _settings(paths: Paths) -> tuple[Settings | None, tuple[Problem, ...]]:
+def read_settings(paths: Paths) -> tuple[Settings | None, tuple[Problem, ...]]:
+    """agent.toml alone; None where there is none, or a mistake in it.  Raises Trouble where it cannot be read."""
     content = files.read(paths.settings, SETTINGS_LIMIT)
     if content is None:
         hint = "copy it from /usr/share/doc/mirror-agent/ and set domain and [network]"

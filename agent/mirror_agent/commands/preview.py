@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mirror_agent import openshift, plan
+from mirror_agent import cluster as rules
+from mirror_agent import openshift, plan, wish
 from mirror_agent.commands.common import (
     PROBLEM,
     DefinitionsOption,
@@ -26,7 +29,8 @@ from mirror_agent.commands.common import (
     screen,
     show_json,
 )
-from mirror_agent.model import Cost, Document, Problem, Publication, Trouble
+from mirror_agent.model import ClusterSettings, ClusterState, Cost, Document, Paths, Problem, Publication, Trouble
+from mirror_agent.targets import cluster as target
 
 SUFFIXES = (".yaml", ".yml", ".json")
 LARGEST_FILE = 64 * 2**20  # bytes: a dump of a large cluster's objects has a few MiB
@@ -42,7 +46,8 @@ _COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 def preview(
     refs: Annotated[list[str] | None, typer.Argument(metavar="[REF…]", help="Images: where does a node look?")] = None,
     before: Annotated[
-        Path | None, typer.Option("--before", metavar="FILE|DIR", help="What the cluster has.  Default: nothing.")
+        Path | None,
+        typer.Option("--before", metavar="FILE|DIR", help="What it has.  Default: the cluster of agent.toml, if any."),
     ] = None,
     after: Annotated[
         Path | None,
@@ -54,9 +59,9 @@ def preview(
 ) -> None:
     """Show what a change of mirror configuration does to an OpenShift cluster: verdict, cost, the file on nodes.
 
-    Works with and without mirrors of ours, needs no cluster.  FILE or DIR hold YAML or JSON: ImageDigestMirrorSet,
+    Works with and without mirrors of ours, and on files alone.  FILE or DIR hold YAML or JSON: ImageDigestMirrorSet,
     ImageTagMirrorSet, ImageContentSourcePolicy, image.config.openshift.io; `-` is standard input.  Our mirrors are
-    previewed as if each was proved.  Exit code 1: OpenShift refuses the change.
+    previewed as if each was proved.  Exit code 1: OpenShift refuses the change, or the cluster cannot be reached.
     """
     for ref in refs or ():
         try:
@@ -66,9 +71,13 @@ def preview(
     for path in (before, after):
         if path and str(path) != "-" and not path.exists():
             raise typer.BadParameter(f"there is no {path}")
-    old = read(before) if before else {}
-    new, problems = (read(after), ()) if after else _with_ours(old, settings, definitions)
-    verdict = openshift.judge(old, new, refs or ())
+    paths = find_paths(settings, definitions)
+    old = read(before) if before else _cluster(paths, asked=settings is not None or after is None)
+    problems: tuple[Problem, ...] = ()
+    if after:
+        verdict = openshift.judge(old, read(after), refs or ())
+    else:
+        verdict, problems = _with_ours(old, paths, refs or ())
     if as_json:
         show_json(as_dict(verdict))
     else:
@@ -77,15 +86,54 @@ def preview(
         raise typer.Exit(PROBLEM)
 
 
+def _cluster(paths: Paths, asked: bool) -> openshift.Objects:
+    """What the cluster of agent.toml has, nothing where it names none.  `asked`: there must be an agent.toml."""
+    hint = "--before and --after FILE preview what you have; an empty folder is a new cluster"
+    if not asked and not Path(paths.settings).exists():
+        return {}
+    settings, problems = wish.read_settings(paths)
+    if settings is None:
+        complain(map(str, problems))
+        raise Trouble("preview", "whether there is a cluster to ask is not known without settings", hint)
+    if settings.publish.cluster is None:
+        return {}
+    try:
+        return rules.objects(target.read(settings.publish.cluster).objects)
+    except Trouble as trouble:
+        raise Trouble(trouble.where, trouble.reason, "; ".join(filter(None, (trouble.hint, hint)))) from trouble
+
+
 def _with_ours(
-    before: openshift.Objects, settings: Path | None, definitions: Path | None
-) -> tuple[openshift.Objects, tuple[Problem, ...]]:
-    wanted = read_files(find_paths(settings, definitions))
+    before: openshift.Objects, paths: Paths, refs: Iterable[str]
+) -> tuple[openshift.Verdict, tuple[Problem, ...]]:
+    wanted = read_files(paths)
     complain(map(str, wanted.problems))
     if wanted.desired is None:
         reason = "without settings there is no publication of ours to preview"
         raise Trouble("preview", reason, "--after FILE previews what you have; --settings and --definitions name ours")
-    return published(before, plan.documents(Publication(wanted.desired.mirrors, ""))), wanted.problems
+    publication = Publication(wanted.desired.mirrors, "")
+    settings = wanted.desired.settings.publish.cluster
+    if settings is None:
+        after = published(before, plan.documents(publication))
+        return openshift.judge(before, after, refs), wanted.problems
+    return by_agent(before, publication, settings, refs), wanted.problems
+
+
+def by_agent(
+    before: openshift.Objects, publication: Publication, settings: ClusterSettings, refs: Iterable[str]
+) -> openshift.Verdict:
+    """What comes of it when the agent itself tells the cluster: by the publisher's own rules."""
+    openshift.judge(before, before)  # raises Trouble where a file has what no cluster could hold
+    state = ClusterState(tuple({**item.content, "kind": item.kind} for item in before.values() if item.name))
+    outcome = rules.compare(publication, settings, state)
+    after = {**before, **rules.objects(change.body for change in outcome.mirrors)}
+    verdict = openshift.judge(before, after, refs)
+    if outcome.refused and verdict.accepted:
+        reason = f"the agent does not apply it: {outcome.refused}"
+        verdict = replace(openshift.judge(before, before, refs), accepted=False, reason=reason)
+    held = outcome.held(settings, datetime.now())  # a window is of the host's clock
+    said = (*verdict.notes, *outcome.notes, outcome.hint, held and f"the agent: {held}")
+    return replace(verdict, notes=tuple(dict.fromkeys(filter(None, said))))
 
 
 def read(path: Path) -> openshift.Objects:

@@ -35,6 +35,9 @@ def resolve(definition: Definition, address: IPv4Address, settings: Settings) ->
         keep=definition.keep,
         allow=definition.allow,
         tls=definition.tls,
+        ca=definition.ca,
+        proxy=definition.proxy,
+        bandwidth=definition.bandwidth,
     )
 
 

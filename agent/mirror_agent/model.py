@@ -197,6 +197,9 @@ class Definition:
     policy: Policy = Policy.NEVER
     insecure: bool = False
     credentials: Path | None = None  # a file: user name on the first line, password or token on the second
+    ca: Path | None = None  # a file: PEM of CAs that the upstream's certificate may come from, beside the public ones
+    proxy: str | None = None  # URL of the HTTP proxy on the way to the upstream
+    bandwidth: int | None = None  # bytes per second from the upstream
     budget: int | None = None  # bytes; None: the settings' budget
     fresh: int = 60  # seconds that a tag is served without asking the upstream
     probe: str | None = None  # "repository:tag", small; the first real pull of a new mirror
@@ -329,6 +332,9 @@ class Mirror:
     tls: Tls | None = None
     keep: int | None = None  # seconds
     allow: tuple[str, ...] = ()  # globs of repositories; empty: all
+    ca: Path | None = None
+    proxy: str | None = None  # URL
+    bandwidth: int | None = None  # bytes per second
 
     @property
     def upstream(self) -> str:

@@ -27,6 +27,8 @@ LABEL = "io.mirror-agent"
 MINIMUM_PODMAN = (5, 0)  # .pod units
 EDGE_ID, REGISTRY_ID = 101, 65532  # uid and gid in the official images of nginx and distribution
 
+LEAST_BURST = 256 * 2**10  # bytes that may come at once under a bandwidth: packets on loopback have up to 64 KiB
+
 _DEFAULT_DEPENDENCIES = (5, 3)  # [Quadlet] DefaultDependencies=
 _PENDING = "0" * 16  # stands for a hash while that hash is taken
 
@@ -36,6 +38,7 @@ _ALLOWED = {
     "name": _LABEL_RE,
     "source": r"[a-z0-9][a-z0-9._:/-]*",
     "remote": r"https?://[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?",
+    "proxy": r"https?://[a-z0-9][a-z0-9.-]*:[0-9]{1,5}",
     "glob": r"[a-z0-9*][a-z0-9._*/-]*",
     "mac": r"[0-9a-f]{2}(:[0-9a-f]{2}){5}",
     "path": _PATH_RE,
@@ -98,6 +101,11 @@ def container_service(mirror: str, role: Role) -> str:
     return f"{container_name(mirror, role)}.service"
 
 
+def upstream_ca_path(paths: Paths, mirror: str) -> PurePosixPath:
+    """Where a mirror's registry finds the CAs of its upstream: among its configuration."""
+    return paths.mirror(mirror) / "registry" / "upstream-ca.pem"
+
+
 def network_service(network: str) -> str:
     """Name the systemd unit that makes a network."""
     return f"{network}-network.service"
@@ -124,8 +132,12 @@ def render_pod(
     paths: Paths,
     templates: Templates,
     podman_version: tuple[int, int],
+    upstream_ca: str = "",
 ) -> Pod:
-    """Render everything on disk that runs one mirror.  Raises Trouble for a value that must not be in a unit."""
+    """Render everything on disk that runs one mirror.  Raises Trouble for a value that must not be in a unit.
+
+    `upstream_ca` is the text of `mirror.ca`: PEM of certificates, nothing else.
+    """
     if podman_version < MINIMUM_PODMAN:
         raise Trouble("podman", f"version {'.'.join(map(str, podman_version))} is too old", "5.0 or later is needed")
     name = _checked("name", mirror.name, "name")
@@ -150,12 +162,20 @@ def render_pod(
         "address": str(mirror.address),
         "mac": _checked("mac", mirror.mac, "mac"),
         "dns": tuple(map(str, settings.network.dns)),
+        "bandwidth": str(mirror.bandwidth) if mirror.bandwidth else False,
+        "burst": str(max((mirror.bandwidth or 0) // 4, LEAST_BURST)),
     }
     pod_unit, pod_hash = _hashed_unit(lambda h: _unit(templates.pod, {**of_pod, "pod_hash": h}))
+
+    of_registry: dict[str, Value] = {
+        "ca": mirror.ca is not None,
+        "proxy": _checked("proxy", mirror.proxy, "upstream.proxy") if mirror.proxy else False,
+    }
 
     def container(role: Role, template: str, image: str, *restart_on: str) -> tuple[str, str]:
         values = {
             **common,
+            **(of_registry if role == Role.REGISTRY else {}),
             "image": _checked("image", image, f"images.{role}"),
             "container": container_name(name, role),
             "pod_hash": pod_hash,
@@ -163,9 +183,8 @@ def render_pod(
         return _hashed_unit(lambda h: _unit(template, {**values, "unit_hash": h}), *restart_on)
 
     edge_unit, edge_hash = container(Role.EDGE, templates.edge, settings.images.edge)
-    registry_unit, registry_hash = container(
-        Role.REGISTRY, templates.registry, settings.images.registry, config, templates.credentials
-    )
+    at_start = (config, templates.credentials, *([upstream_ca] if upstream_ca else []))
+    registry_unit, registry_hash = container(Role.REGISTRY, templates.registry, settings.images.registry, *at_start)
     return Pod(
         mirror=name,
         folders=(
@@ -186,6 +205,7 @@ def render_pod(
             _file(state / "edge" / "nginx.conf", edge_config),
             _file(state / "registry" / "config.yml", config),
             _file(state / "registry" / "credentials", templates.credentials, 0o755),
+            *([_file(upstream_ca_path(paths, name), upstream_ca)] if upstream_ca else []),
         ),
         pod_hash=pod_hash,
         container_hashes=((Role.EDGE, edge_hash), (Role.REGISTRY, registry_hash)),

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path, PurePosixPath
 
-from mirror_agent import addresses, config, pods
+from mirror_agent import addresses, certificates, config, pods
 from mirror_agent.host import bring, files, state
 from mirror_agent.model import Candidate, File, Mirror, Paths, Problem, Settings, Trouble
 from mirror_agent.plan import Desired, compose
 
 SETTINGS_LIMIT = 64 * 1024  # bytes of agent.toml
 CREDENTIALS_LIMIT = 16 * 1024  # bytes of a credentials file: a token may be long
+BUNDLE_LIMIT = 2**20  # bytes of an upstream's CAs: all public ones are a quarter of that
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ def read(
         if definition.name in leases
     ]
     credentials, missing = _credentials(mirrors, paths) if secrets else ({}, ())
+    upstream_cas, unread = _upstream_cas(mirrors, paths) if secrets else ({}, ())
     brought = bring.read(mirrors, settings, paths) if secrets else bring.Brought()
     desired = compose(
         settings,
@@ -73,9 +75,10 @@ def read(
         leaves=brought.leaves,
         authority=brought.authority,
         trust=brought.trust,
+        upstream_cas=upstream_cas,
         frozen=reading.frozen | {problem.mirror for problem in more},
     )
-    return Wish(desired, (*problems, *reading.problems, *more, *missing, *brought.problems, *desired.problems))
+    return Wish(desired, (*problems, *reading.problems, *more, *missing, *unread, *brought.problems, *desired.problems))
 
 
 def read_settings(paths: Paths) -> tuple[Settings | None, tuple[Problem, ...]]:
@@ -122,6 +125,38 @@ def _credentials(mirrors: Iterable[Mirror], paths: Paths) -> tuple[Mapping[str, 
             if before := files.tree(path.parent).get(path):
                 found[mirror.name] = before
     return found, tuple(problems)
+
+
+def _upstream_cas(mirrors: Iterable[Mirror], paths: Paths) -> tuple[Mapping[str, str], tuple[Problem, ...]]:
+    """The certificates that mirrors trust their upstreams by, and nothing else that is in those files.
+
+    A file that cannot be used leaves those that the mirror has.
+    """
+    found: dict[str, str] = {}
+    problems: list[Problem] = []
+    for mirror in mirrors:
+        if mirror.ca is None:
+            continue
+        try:
+            found[mirror.name] = _bundle(mirror.ca)
+        except Trouble as trouble:
+            reason = f"{trouble.where} {trouble.reason}"
+            problems.append(Problem(f"{mirror.name}.toml", "upstream.ca", reason, trouble.hint, mirror.name))
+            path = pods.upstream_ca_path(paths, mirror.name)
+            if before := files.tree(path.parent).get(path):
+                found[mirror.name] = before.content.decode("ascii", "replace")
+    return found, tuple(problems)
+
+
+def _bundle(path: Path) -> str:
+    form = "PEM of the CA certificates"
+    content = files.read(PurePosixPath(path), BUNDLE_LIMIT)
+    if content is None:
+        raise Trouble(str(path), "there is no such file", form)
+    try:
+        return certificates.trust_bundle(content)
+    except ValueError as error:
+        raise Trouble(str(path), "holds no certificate that can be read", form) from error
 
 
 def _login(path: Path) -> bytes:

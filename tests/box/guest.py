@@ -24,7 +24,7 @@ _NODE_CONTAINERS = '[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file
 _POLICY = '{"default": [{"type": "insecureAcceptAnything"}]}\n'
 
 
-def fill_cache_host(folder: Path, static: Path, pki: Path, stores: Path, registry: Path) -> None:
+def fill_cache_host(folder: Path, static: Path, pki: Path, stores: Path, registry: Path, proxy: Path) -> None:
     """The cache host, and with it the services of its world: router, internet, node."""
     shutil.copytree(static, folder, symlinks=True, dirs_exist_ok=True)
     _text(folder / "etc/hostname", "cache\n")
@@ -43,6 +43,7 @@ def fill_cache_host(folder: Path, static: Path, pki: Path, stores: Path, registr
     for file in pki.iterdir():
         _copy(file, folder / PKI.lstrip("/") / file.name, 0o600 if file.suffix == ".key" else 0o644)
     _copy(registry / "registry", folder / "usr/libexec/box/registry", 0o755)
+    _copy(proxy / "usr/bin/tinyproxy", folder / "usr/libexec/box/tinyproxy", 0o755)
     _trust(folder, pki)
     _enable(folder, *_UNITS, *(f"box-upstream@{u.name}" for u in UPSTREAMS))
 

@@ -6,6 +6,7 @@
             ├─ pytest          for this machine's Python, which drives the box
             ├─ pki             the public web PKI of the box's internet: a CA, a certificate per name
             ├─ distribution    the real registry
+            ├─ proxy           an HTTP proxy
             ├─ apiserver       kube-apiserver, for tests/cluster
             ├─ images ── stores    image layouts, and the upstreams' stores with them in
             └─ guest, node     layers over rootfs: what makes it the cache host, the cluster node
@@ -103,6 +104,18 @@ def _host_go() -> tuple[int, ...]:
 
 
 REGISTRY = Stage("distribution", [DISTRIBUTION, _GO_SETTINGS], _make_distribution, needs=(ROOTFS,))
+
+
+PROXY_PACKAGE = "tinyproxy-bin"
+
+
+def _make_proxy(folder: Path) -> None:
+    """Unpacked, not installed: it needs libc and a configuration, nothing else."""
+    script = f"apt-get -q update && apt-get -q download {PROXY_PACKAGE} && dpkg -x *.deb . && rm *.deb"
+    Sandbox((ROOTFS.path,), writable=(folder,)).run(["sh", "-ec", script], cwd=folder)
+
+
+PROXY = Stage("proxy", PROXY_PACKAGE, _make_proxy, needs=(ROOTFS,))
 
 
 _API_SERVER = HERE.parent / "cluster" / "apiserver"
@@ -233,7 +246,7 @@ STORES = Stage("stores", _source("seed.py"), _make_stores, needs=(IMAGES,))
 
 
 def _make_guest(folder: Path) -> None:
-    guest.fill_cache_host(folder, HERE / "guest", PKI.path, STORES.path, REGISTRY.path)
+    guest.fill_cache_host(folder, HERE / "guest", PKI.path, STORES.path, REGISTRY.path, PROXY.path)
     Sandbox((ROOTFS.path,), upper=folder, network=False).run(["update-ca-certificates"])
     remove_workdir(folder)
 
@@ -246,10 +259,10 @@ def _make_node(folder: Path) -> None:
 
 _GUEST_SOURCE = _source("guest.py", "topology.py")
 
-GUEST = Stage("guest", [content(HERE / "guest"), _GUEST_SOURCE], _make_guest, needs=(STORES,))
+GUEST = Stage("guest", [content(HERE / "guest"), _GUEST_SOURCE], _make_guest, needs=(STORES, PROXY))
 NODE = Stage("node", _GUEST_SOURCE, _make_node, needs=(PKI,))
 
-ALL = (ROOTFS, REGISTRY, PKI, IMAGES, STORES, GUEST, NODE, TOOLS, WHEELS, PYTEST, API_SERVER)
+ALL = (ROOTFS, REGISTRY, PROXY, PKI, IMAGES, STORES, GUEST, NODE, TOOLS, WHEELS, PYTEST, API_SERVER)
 FOR_RUN = (ROOTFS, TOOLS)  # all that `box run` needs
 
 

@@ -94,6 +94,9 @@ def test_every_key_has_its_effect() -> None:
         [upstream]
         credentials = "/etc/mirror-agent/team.credentials"
         insecure    = true
+        ca          = "/etc/mirror-agent/tls/company.crt"
+        proxy       = "https://proxy.lan:3129/"
+        bandwidth   = "500 kB/s"
         [cache]
         budget = "1 TiB"
         fresh  = "5m"
@@ -109,6 +112,9 @@ def test_every_key_has_its_effect() -> None:
         policy=Policy.ALLOW,
         insecure=True,
         credentials=Path("/etc/mirror-agent/team.credentials"),
+        ca=Path("/etc/mirror-agent/tls/company.crt"),
+        proxy="https://proxy.lan:3129",
+        bandwidth=500_000,
         budget=2**40,
         fresh=300,
         probe="team/tiny:1.0",
@@ -305,7 +311,8 @@ def test_the_five_upstreams_of_the_recipe_are_shipped() -> None:
 def test_a_shipped_definition_shows_every_key_with_its_default(path: Path) -> None:
     plain, full = read(path.read_bytes(), path.name), read(uncommented(path), path.name)
     assert dotted(tomllib.loads(uncommented(path).decode())) == {key for key, _ in keys(DefinitionTable)}
-    assert replace(full, host=None, address=None, credentials=None, budget=None, keep=None, allow=(), tls=None) == plain
+    examples = replace(full, host=None, address=None, budget=None, keep=None, allow=(), tls=None)
+    assert replace(examples, credentials=None, ca=None, proxy=None, bandwidth=None) == plain
 
 
 def test_the_shipped_settings_show_every_key_with_its_default() -> None:

@@ -167,6 +167,25 @@ def test_fresh_reaches_the_edge(fresh: int, written: str) -> None:
     assert f"proxy_cache_valid {written}" in text(render(dataclasses.replace(QUAY, fresh=fresh)).configs, "nginx.conf")
 
 
+def test_a_mirror_that_says_nothing_of_its_way_out_has_nothing_of_it() -> None:
+    """So one that is added later restarts no other mirror."""
+    pod = render()
+    units = "".join(file.content.decode() for file in pod.units)
+    assert not re.search(r"SSL_CERT|_PROXY|http-proxy|\btc\b", units)
+    assert {file.path.name for file in pod.configs} == {"nginx.conf", "config.yml", "credentials"}
+
+
+def test_the_way_out_reaches_the_units() -> None:
+    mirror = dataclasses.replace(QUAY, ca=Path("/x"), proxy="http://proxy.lan:3128", bandwidth=4 * 10**6)
+    units = render(mirror).units
+    environment = dict(e.split("=", 1) for e in values(units, "mirror-quay-registry.container", "Environment"))
+    # the image's own folder stays: its bundle is in it
+    assert environment["SSL_CERT_DIR"].split(":") == ["/etc/ssl/certs", "/etc/distribution"]
+    assert environment["HTTPS_PROXY"] == environment["HTTP_PROXY"] == "http://proxy.lan:3128"
+    (shape,) = values(units, "mirror-quay.pod", "ExecStartPost")
+    assert " rate 4000000bps burst 1000000 cburst 1000000 " in shape
+
+
 # --- identities: what changes restarts exactly what it must
 
 
@@ -194,6 +213,8 @@ def test_rendering_again_changes_nothing() -> None:
         ({"fresh": 120}, "...c"),
         ({"remote": "https://mirror.example"}, "..r."),
         ({"address": IPv4Address("10.0.0.9")}, "per."),
+        ({"proxy": "http://proxy.lan:3128"}, "..r."),
+        ({"bandwidth": 10**7}, "per."),
         ({"policy": Policy.ALLOW}, "...."),
         ({"budget": 1}, "...."),
         ({"host": "other.lan"}, "...."),
@@ -238,12 +259,13 @@ EVIL = ("\n", "\r", "\0", "\\", "%", "$", '"', "'", "`", ";", " ", "\t", "{", "}
 
 @pytest.mark.parametrize(
     ("field", "evil"),
-    [(field, evil) for field in ("name", "mac") for evil in EVIL]
+    [(field, evil) for field in ("name", "mac", "proxy") for evil in EVIL]
     # two dots mean nothing in a description or a URL
     + [(field, evil) for field in ("sources", "remote") for evil in EVIL if evil != ".."],
 )
 def test_a_value_with_another_meaning_is_refused(field: str, evil: str) -> None:
-    good = QUAY.sources[0] if field == "sources" else str(getattr(QUAY, field))
+    mirror = dataclasses.replace(QUAY, proxy="http://proxy.lan:3128")
+    good = mirror.sources[0] if field == "sources" else str(getattr(mirror, field))
     for bad in (good + evil, good[:3] + evil + good[3:], evil + good):
         value: object = (bad,) if field == "sources" else bad
         with pytest.raises(Trouble):

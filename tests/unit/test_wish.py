@@ -9,10 +9,11 @@ from ipaddress import IPv4Address
 from pathlib import Path, PurePosixPath
 
 import pytest
+from test_certificates import CA
 
 from mirror_agent import pods, wish
 from mirror_agent.host import state
-from mirror_agent.model import Paths, Trouble
+from mirror_agent.model import Paths, Role, Trouble
 from mirror_agent.plan import Desired
 from mirror_agent.wish import Remembered, Wish
 
@@ -27,6 +28,8 @@ gateway = "10.0.0.1"
 range = "10.0.0.4-10.0.0.60"
 """
 SECRET = "s3cret-t0ken"
+CERTIFICATE = (Path(__file__).parents[1] / "golden" / "ca.pem").read_text()
+OTHER_CERTIFICATE = CA.certificate.decode()
 
 
 class Machine:
@@ -244,6 +247,60 @@ def test_credentials_are_not_looked_at_without_need(private: Machine) -> None:
     assert wanted.problems == ()
     assert wanted.desired
     assert wanted.desired.secrets == {}
+
+
+# --- the CAs of an upstream --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def behind_ca(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A mirror whose CA file lies below the test's folder instead of /etc/mirror-agent."""
+    machine.write("admin/quay.toml", 'source = "quay.io"\n[upstream]\nca = "/etc/mirror-agent/company"\n')
+    original = wish._bundle
+    monkeypatch.setattr(wish, "_bundle", lambda path: original(machine.root / Path(path).name))
+    return machine
+
+
+def test_only_certificates_of_the_file_get_to_the_registry(behind_ca: Machine) -> None:
+    behind_ca.write("company", f"Company Root\n{CERTIFICATE}\nuser = {SECRET}\n{CERTIFICATE}")
+    pod = behind_ca.desired().pods["quay"]
+    (file,) = (each for each in pod.configs if each.path.name == "upstream-ca.pem")
+    assert (file.path, file.mode, file.owner) == (pods.upstream_ca_path(behind_ca.paths, "quay"), 0o644, 0)
+    assert file.content.decode() == CERTIFICATE
+
+
+def test_another_bundle_restarts_the_registry_alone(behind_ca: Machine) -> None:
+    behind_ca.write("company", CERTIFICATE)
+    behind_ca.write("admin/ghcr.toml", 'source = "ghcr.io"\n')
+    before = behind_ca.desired().pods
+    behind_ca.write("company", CERTIFICATE + OTHER_CERTIFICATE)
+    after = behind_ca.desired().pods
+    hashes, changed = dict(before["quay"].container_hashes), dict(after["quay"].container_hashes)
+    assert (hashes[Role.EDGE], before["quay"].pod_hash) == (changed[Role.EDGE], after["quay"].pod_hash)
+    assert hashes[Role.REGISTRY] != changed[Role.REGISTRY]
+    assert before["ghcr"] == after["ghcr"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "there is no such file"), ("", "no certificate"), (SECRET, "no certificate"), ("x" * 2**21, "")],
+)
+def test_a_bad_file_leaves_the_cas_that_the_mirror_has(behind_ca: Machine, content: str | None, reason: str) -> None:
+    behind_ca.write("company", CERTIFICATE)
+    before = behind_ca.desired().pods
+    (file,) = (each for each in before["quay"].configs if each.path.name == "upstream-ca.pem")
+    Path(file.path).parent.mkdir(parents=True)
+    Path(file.path).write_bytes(file.content)
+    (behind_ca.root / "company").unlink()
+    if content is not None:
+        behind_ca.write("company", content)
+    wanted = behind_ca.read()
+    (problem,) = wanted.problems
+    assert (problem.file, problem.key, problem.mirror) == ("quay.toml", "upstream.ca", "quay")
+    assert reason in problem.reason
+    assert SECRET not in str(problem)
+    assert wanted.desired
+    assert wanted.desired.pods == before
 
 
 # --- what was remembered -----------------------------------------------------------------------------------------

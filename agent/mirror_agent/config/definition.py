@@ -53,6 +53,13 @@ class UpstreamTable(Table):
         default=None, examples=['"/etc/mirror-agent/quay.credentials"']
     )
     insecure: bool = Field(default=False, examples=["true"])
+    ca: Annotated[Path | None, text(values.own_file)] = Field(
+        default=None, examples=['"/etc/mirror-agent/tls/company.crt"']
+    )
+    proxy: Annotated[str | None, text(registries.proxy)] = Field(
+        default=None, examples=['"http://proxy.example.com:3128"']
+    )
+    bandwidth: Annotated[int | None, text(values.bandwidth)] = Field(default=None, examples=['"10MB/s"'])
 
 
 class CacheTable(Table):
@@ -166,13 +173,24 @@ def _checked(remote: str, info: ValidationInfo) -> str:
         raise Mistake(f"{shown(remote)} is not https", "if that is meant: [upstream] insecure = true")
     if upstream and scheme == "https" and upstream.insecure:
         raise Mistake(f"would do nothing: {shown(remote)} is https", "leave it out", "upstream.insecure")
+    if upstream and scheme == "http" and upstream.ca and not (upstream.proxy or "").startswith("https"):
+        raise Mistake(f"would do nothing: {shown(remote)} is not https", "leave it out", "upstream.ca")
     host = rest.partition(":")[0]
     if "host" in info.data and host == _own_host(info):
         raise Mistake(f"{shown(remote)} is the mirror itself", "the remote is the registry to be mirrored")
-    network = _context(info).settings.network
-    if registries.is_address(host) and network.first <= IPv4Address(host) <= network.last:
-        raise Mistake(f"{shown(remote)} has an address of the mirrors: {network.first}-{network.last}")
+    _not_ours(remote, info)
+    if upstream and upstream.proxy:
+        _not_ours(upstream.proxy, info, "upstream.proxy")
     return remote
+
+
+def _not_ours(url: str, info: ValidationInfo, key: str | None = None) -> None:
+    """Raises Mistake where a URL leads to a mirror's address."""
+    network = _context(info).settings.network
+    host = url.partition("://")[2].partition(":")[0]
+    if registries.is_address(host) and network.first <= IPv4Address(host) <= network.last:
+        reason = f"{shown(url)} has an address of the mirrors: {network.first}-{network.last}"
+        raise Mistake(reason, key=key)
 
 
 def _context(info: ValidationInfo) -> Context:
@@ -267,6 +285,9 @@ def _definition(name: str, file: str, table: DefinitionTable, remote: str) -> De
         policy=table.policy,
         insecure=table.upstream.insecure,
         credentials=table.upstream.credentials,
+        ca=table.upstream.ca,
+        proxy=table.upstream.proxy,
+        bandwidth=table.upstream.bandwidth,
         budget=table.cache.budget,
         fresh=table.cache.fresh,
         probe=table.probe or registries.PROBES.get(remote),

@@ -128,6 +128,20 @@ def remote(value: str) -> str:
     return f"{scheme}://{rest}"
 
 
+def proxy(value: str) -> str:
+    """The URL of an HTTP proxy, scheme://host:port.  Raises Mistake, and never quotes a password."""
+    if "@" in value:
+        raise Mistake("has a user name in it", "a proxy that asks for a login cannot be used")
+    scheme, mark, rest = value.partition("://")
+    if not mark or scheme not in ("http", "https"):
+        raise Mistake(f"{shown(value)} is no URL of an HTTP proxy", 'as "http://proxy.example.com:3128"')
+    host, port = authority(rest.removesuffix("/"))
+    if not port:
+        raise Mistake(f"{shown(value)} has no port", f"write {shown(f'{scheme}://{host}:3128')}, or what it listens on")
+    _refuse_local(host)
+    return f"{scheme}://{host}:{port}"
+
+
 def _refuse_local(host: str) -> None:
     """Refuse a remote inside the pod or on its own wire.  Raises Mistake."""
     if is_local(host):

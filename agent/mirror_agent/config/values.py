@@ -18,12 +18,14 @@ from mirror_agent.model import Drain, Paths, Policy, Window
 
 SMALLEST_SIZE = 256 * 2**20  # less than one usual image: a slip of the unit
 LARGEST_SIZE = 2**50
+LOWEST_RATE, HIGHEST_RATE = 100_000, 100 * 2**30  # less: no image arrives before its client gives up
 LONGEST_FRESH = 86_400
 SHORTEST_KEEP, LONGEST_KEEP = 3_600, 3650 * 86_400
 
 _FOLDER = re.compile(r"(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)+")
 _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")  # IFNAMSIZ is 16 with the zero byte
 _SIZE = re.compile(r"([0-9]{1,9}) ?(Mi?B|Gi?B|Ti?B)")
+_RATE = re.compile(r"([0-9]{1,9}) ?(kB|KiB|Mi?B|Gi?B)/s")
 _TIME = re.compile(r"([0-9]{1,9}) ?([smhd])")
 _GLOB = re.compile(r"[a-z0-9*](?:[a-z0-9._*/-]{0,253}[a-z0-9*])?")
 _URL = re.compile(r"https://[a-z0-9][a-z0-9.-]*(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~-]+)*/?")
@@ -32,7 +34,7 @@ _WINDOW = re.compile(r"(?:([A-Z][a-z]{2}) )?([01][0-9]|2[0-3]):([0-5][0-9])-([01
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _OBJECT = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
-_UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_UNITS = {"kB": 10**3, "KiB": 2**10, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 # Not a place for folders that come and go with a mirror: the system's, or gone after a reboot.
@@ -90,6 +92,17 @@ def size(value: str) -> int:
     if not SMALLEST_SIZE <= count <= LARGEST_SIZE:
         raise Mistake(f"{shown(value)} is out of bounds", "from 256MiB to 1024TiB")
     return count
+
+
+def bandwidth(value: str) -> int:
+    """A number of bytes per second, as "10MB/s".  Raises Mistake."""
+    match = _RATE.fullmatch(value)
+    if not match:
+        raise Mistake(f"{shown(value)} is no bandwidth", 'bytes per second, as "10MB/s" or "500kB/s"')
+    rate = int(match[1]) * _UNITS[match[2]]
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise Mistake(f"{shown(value)} is out of bounds", "from 100kB/s to 100GiB/s")
+    return rate
 
 
 def fresh(value: str) -> int:

@@ -69,8 +69,10 @@ def compose(
     leaves: Mapping[str, Pair] | None = None,
     authority: Pair | None = None,
     trust: tuple[bytes, ...] = (),
+    upstream_cas: Mapping[str, str] | None = None,
 ) -> Desired:
-    """What should exist for these mirrors.  `podman` is (major, minor): it decides which quadlet keys may be used.
+    """What should exist for these mirrors.  `podman` is (major, minor): it decides which quadlet keys may be used;
+    `upstream_cas` has, by mirror, the text of the file that its definition names.
 
     Raises Trouble for settings that cannot be rendered; a mirror that cannot be is left as it is, with a problem.
     """
@@ -79,7 +81,8 @@ def compose(
     problems: list[Problem] = []
     for mirror in mirrors:
         try:
-            rendered[mirror.name] = pods.render_pod(mirror, settings, network, paths, templates, podman)
+            upstream_ca = (upstream_cas or {}).get(mirror.name, "")
+            rendered[mirror.name] = pods.render_pod(mirror, settings, network, paths, templates, podman, upstream_ca)
         except Trouble as trouble:
             problems.append(Problem(f"{mirror.name}.toml", trouble.where, trouble.reason, trouble.hint, mirror.name))
     return Desired(

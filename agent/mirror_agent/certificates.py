@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from mirror_agent.model import Certificate, CertificateSettings, Issuer, Mirror, Suggestion, Trouble
+from mirror_agent.model import Certificate, CertificateSettings, Issuer, LeafKey, Mirror, Suggestion, Trouble
 
 CA_BACKDATE = timedelta(days=1)  # more than the leaves', so that no leaf begins before its CA
 LEAF_BACKDATE = timedelta(hours=1)  # for clients whose clock is late
@@ -37,7 +37,7 @@ RETRY_URGENT = timedelta(minutes=5)
 WAY_OUT = "choose another host or address; or mirror-agent ca roll: a new CA that permits it"
 COMMON_NAME = 64  # longest commonName (RFC 5280, ub-common-name)
 
-type _SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+type SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 class Pair(NamedTuple):
@@ -86,7 +86,7 @@ def make_authority(
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(ski), critical=False)
         .sign(key, SHA256())
     )
-    return Pair(_key_pem(key), certificate.public_bytes(Encoding.PEM))
+    return Pair(key_pem(key), certificate.public_bytes(Encoding.PEM))
 
 
 def issue(
@@ -97,6 +97,7 @@ def issue(
     days: int,
     last: Certificate | None = None,
     cross: bytes = b"",
+    kind: LeafKey = LeafKey.P256,
 ) -> Pair:
     """A fresh key and a TLS server certificate for one mirror, valid for `days` from `now`, or until the CA ends.
 
@@ -111,7 +112,7 @@ def issue(
     end = min(start + timedelta(days=days), ca.not_valid_after_utc)
     if reason := forbids(authority.certificate, host, address):
         raise Trouble(_title(ca), reason, WAY_OUT)
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = make_key(kind)
     certificate = (
         x509.CertificateBuilder()
         # Never empty: then subjectAltName need not be critical.  Too long a host is in subjectAltName only.
@@ -133,7 +134,7 @@ def issue(
     sent = [certificate, *(above for above in chain if above.issuer != above.subject)]
     if cross and _certificates(cross)[0].not_valid_after_utc > start:
         sent += _certificates(cross)
-    return Pair(_key_pem(key), b"".join(each.public_bytes(Encoding.PEM) for each in sent))
+    return Pair(key_pem(key), b"".join(each.public_bytes(Encoding.PEM) for each in sent))
 
 
 def cross_sign(old: Pair, new: bytes, now: datetime) -> bytes:
@@ -164,6 +165,18 @@ def cross_sign(old: Pair, new: bytes, now: datetime) -> bytes:
             builder = builder.add_extension(extension.value, extension.critical)
     sent = [builder.sign(signer, SHA256()), *(above for above in chain if above.issuer != above.subject)]
     return b"".join(each.public_bytes(Encoding.PEM) for each in sent)
+
+
+def make_key(kind: LeafKey) -> SigningKey:
+    """A fresh private key for a mirror."""
+    if kind is LeafKey.RSA:
+        return rsa.generate_private_key(65537, 3072)
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def key_pem(key: SigningKey) -> bytes:
+    """A private key as PEM, not encrypted."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def check_authority(authority: Pair) -> None:
@@ -228,6 +241,7 @@ def facts(certificate_pem: bytes, key_pem: bytes | None) -> Certificate:
         subject_key=subject_key,
         subject=_named(certificate.subject),
         issuer=_named(certificate.issuer),
+        key=_kind(certificate),
     )
 
 
@@ -264,6 +278,7 @@ def due(
     authority: Certificate,
     now: datetime,
     trusted: Collection[str] = (),
+    kind: LeafKey = LeafKey.P256,
 ) -> str:
     """Why a mirror needs a new certificate, "" when it needs none.
 
@@ -273,9 +288,9 @@ def due(
     if certificate is None:
         return "has no certificate"
     own = certificate.issuer_key == authority.subject_key
-    return _unfit(certificate, mirror, {authority.subject_key, *trusted}) or _ended(
-        certificate, authority.not_after if own else datetime.max.replace(tzinfo=UTC), now
-    )
+    latest = authority.not_after if own else datetime.max.replace(tzinfo=UTC)
+    unfit = _unfit(certificate, mirror, {authority.subject_key, *trusted})
+    return unfit or _other_key(certificate, kind) or _ended(certificate, latest, now)
 
 
 def retry(failures: int, not_after: datetime | None, now: datetime) -> timedelta:
@@ -295,6 +310,7 @@ def due_elsewhere(
     own: Collection[str],
     now: datetime,
     suggestion: Suggestion | None = None,
+    kind: LeafKey = LeafKey.P256,
 ) -> str:
     """Why a mirror needs a new certificate of an ACME server, "" when it needs none.
 
@@ -311,7 +327,7 @@ def due_elsewhere(
         return f"the certificate is for {', '.join(certificate.hosts) or 'no name'}, not for {mirror.host}"
     if suggestion and suggestion.serial == certificate.serial and suggestion.at and now >= suggestion.at:
         return "the ACME server asks for it"
-    return _ended(certificate, datetime.max.replace(tzinfo=UTC), now)
+    return _other_key(certificate, kind) or _ended(certificate, datetime.max.replace(tzinfo=UTC), now)
 
 
 def to_be_asked(certificate: Certificate | None, suggestion: Suggestion | None, now: datetime) -> bool:
@@ -346,6 +362,10 @@ def _unfit(certificate: Certificate, mirror: Mirror, trusted: Collection[str]) -
     return ""
 
 
+def _other_key(certificate: Certificate, kind: LeafKey) -> str:
+    return "" if certificate.key is kind else f"its key is not {kind}, as certificates.leaf_key says"
+
+
 def _ended(certificate: Certificate, latest: datetime, now: datetime) -> str:
     """`latest` is the end that a new certificate could have: one that lasts as long is not renewed for its age."""
     if now < certificate.not_before:
@@ -377,7 +397,7 @@ def _check_times(ca: x509.Certificate, start: datetime, last: Certificate | None
         )
 
 
-def _signer(authority: Pair) -> tuple[list[x509.Certificate], _SigningKey]:
+def _signer(authority: Pair) -> tuple[list[x509.Certificate], SigningKey]:
     """The CA's chain (itself first) and its key.  Raises Trouble where they cannot sign what clients accept."""
     try:
         chain = _certificates(authority.certificate)
@@ -421,6 +441,13 @@ def _public(key: object) -> bytes:
     return encoded
 
 
+def _kind(certificate: x509.Certificate) -> LeafKey | None:
+    key = certificate.public_key()
+    if isinstance(key, rsa.RSAPublicKey):
+        return LeafKey.RSA if key.key_size == 3072 else None
+    return LeafKey.P256 if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == "secp256r1" else None
+
+
 def _subject_key(certificate: x509.Certificate) -> str:
     try:
         return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest.hex()
@@ -456,10 +483,6 @@ def _title(certificate: x509.Certificate) -> str:
 def _named(name: x509.Name) -> str:
     names = name.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value) if names else name.rfc4514_string() or "CA"
-
-
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def _covers(name: str, host: str) -> bool:

@@ -49,6 +49,13 @@ class Role(StrEnum):
     REGISTRY = "registry"
 
 
+class LeafKey(StrEnum):
+    """The kind of a mirror's private key.  No Ed25519: FIPS clients refuse it."""
+
+    P256 = "p256"
+    RSA = "rsa3072"  # for readers without ECDSA
+
+
 class Issuer(StrEnum):
     """Who makes a mirror's certificate."""
 
@@ -260,6 +267,7 @@ class CertificateSettings:
     roll_days: int = 30  # that readers have to learn to trust a new CA before it is used
     ca: Path | None = None  # folder of an admin's own CA: ca.key, ca.crt; None: the agent makes one
     acme: AcmeSettings | None = None  # certificates come from an ACME server, not from a CA of this host
+    leaf_key: LeafKey = LeafKey.P256
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,6 +443,7 @@ class Certificate:
     subject_key: str = ""  # hex SubjectKeyIdentifier of its own key: what a CA's leaves name as issuer_key
     subject: str = ""  # for people
     issuer: str = ""
+    key: LeafKey | None = LeafKey.P256  # its kind, None: another one
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mirror_agent import certificates
 from mirror_agent.host import authorities, files, issuers, pairs
-from mirror_agent.model import Issuer, Mirror, Paths, Trouble
+from mirror_agent.model import CertificateSettings, Issuer, Mirror, Paths, Trouble
 from mirror_agent.plan import Desired
 
 
@@ -41,15 +41,16 @@ def _renew(mirror: Mirror, desired: Desired, only_due: bool) -> str:
     settings = desired.settings.certificates
     if only_due and certificates.issuer_of(mirror, settings) != Issuer.OWN:
         return ""  # at boot there is no network yet; and what was brought does not get younger
-    why = _why(mirror, paths, now) if only_due else "asked for"
+    why = _why(mirror, settings, paths, now) if only_due else "asked for"
     if why:
         issuers.renew(issuers.Order(mirror, settings, paths, last, now, desired.leaves.get(mirror.name)))
     return why
 
 
-def _why(mirror: Mirror, paths: Paths, now: datetime) -> str:
+def _why(mirror: Mirror, settings: CertificateSettings, paths: Paths, now: datetime) -> str:
     known = authorities.read(paths.authority)
     if known is None:
         return ""
     trusted = [old.key for old in known.old]
-    return certificates.due(pairs.current(paths.mirror(mirror.name) / "tls"), mirror, known.current.facts, now, trusted)
+    found = pairs.current(paths.mirror(mirror.name) / "tls")
+    return certificates.due(found, mirror, known.current.facts, now, trusted, settings.leaf_key)

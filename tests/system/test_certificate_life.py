@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from appliance import CACHE, PUBLISHED, STATE, Appliance, parts, slow_pull
+from appliance import AGENT_TOML, CACHE, PUBLISHED, STATE, Appliance, parts, slow_pull
 
 CA = f"{STATE}/ca/current"
 QUAY = f"{STATE}/mirrors/quay/tls"
@@ -114,6 +114,27 @@ def test_renewing_by_hand(two: Appliance) -> None:
     unknown = two.box.exec("mirror-agent", "renew", "gcr", check=False)
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert "gcr: there is no such mirror" in unknown.stderr
+
+
+def test_another_kind_of_key_for_all_mirrors(two: Appliance) -> None:
+    """RSA on request, and back: by the way of every renewal."""
+    shown = "openssl s_client -connect {}:443 -servername {} </dev/null 2>/dev/null | openssl x509 -noout -text"
+    before = two.starts("quay", "ghcr")
+    for kind, algorithm in (("rsa3072", "(3072 bit)"), ("p256", "NIST CURVE: P-256")):
+        serials = {name: served(two, name) for name in ("quay", "ghcr")}
+        since = two.cursor()
+        two.settings(f'{AGENT_TOML}[certificates]\nleaf_key = "{kind}"\n')
+        two.settle()
+        for name, serial in serials.items():
+            assert served(two, name) == current(two, name) != serial
+            host, address = _places[name]
+            assert algorithm in two.box.node("sh", "-c", shown.format(address, host)).stdout
+            assert answers(two, name)
+        said = [line["MESSAGE"] for line in two.journal("ACTION=issue-certificate", since=since)]
+        assert said == [f"{name}: issue certificate (its key is not {kind}, as certificates.leaf_key says)"
+                        for name in ("ghcr", "quay")]  # fmt: skip
+    assert two.starts("quay", "ghcr") == before
+    two.settings()
 
 
 def test_a_clock_that_went_back_is_told_and_waited_for(two: Appliance) -> None:

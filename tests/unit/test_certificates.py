@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from mirror_agent import certificates
 from mirror_agent.certificates import Pair
-from mirror_agent.model import Certificate, Mirror, Policy, Trouble
+from mirror_agent.model import Certificate, LeafKey, Mirror, Policy, Trouble
 
 NOW = datetime(2026, 11, 24, 7, 0, 0, 123456, tzinfo=UTC)
 HOST, ADDRESS = "quay.mirror.lan", IPv4Address("10.0.0.4")
@@ -374,6 +374,53 @@ def test_a_leaf_ends_with_its_ca() -> None:
     assert "ends at" in certificates.due(leaf, MIRROR, later, end - timedelta(days=1))
 
 
+# --- somebody's own CA ---------------------------------------------------------------------------------------
+
+
+def load_key(key: bytes) -> ec.EllipticCurvePrivateKey:
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    loaded = load_pem_private_key(key, None)
+    assert isinstance(loaded, ec.EllipticCurvePrivateKey)
+    return loaded
+
+
+def ski(key: ec.EllipticCurvePrivateKey) -> str:
+    return x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest.hex()
+
+
+def pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def own_ca(limits: x509.NameConstraints | None = None) -> tuple[Pair, Pair]:
+    """An RSA root and an intermediate below it, as a company would have them."""
+    root_key = rsa.generate_private_key(65537, 3072)
+    middle_key = ec.generate_private_key(ec.SECP384R1())
+    root_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Example Root")])
+    middle_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Example Issuing CA")])
+    usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+    made = []
+    for name, key in ((root_name, root_key), (middle_name, middle_key)):
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(root_name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(NOW - timedelta(days=1))
+            .not_valid_after(NOW + timedelta(days=999))
+            .add_extension(x509.BasicConstraints(True, None), True)
+            .add_extension(usage, True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()), False)
+        )
+        if limits:
+            builder = builder.add_extension(limits, True)
+        made.append(Pair(pem(key), builder.sign(root_key, SHA256()).public_bytes(Encoding.PEM)))
+    return made[0], made[1]
+
+
 # --- one CA after another ------------------------------------------------------------------------------------
 
 NEW_CA = authority(suffixes=("mirror.lan", "more.example"))
@@ -431,6 +478,55 @@ def test_a_leaf_of_the_old_ca_stays_until_it_is_due() -> None:
     assert certificates.due(facts(LEAF), MIRROR, new, NOW, [old]) == ""
     assert "another CA" in certificates.due(facts(LEAF), MIRROR, new, NOW)
     assert "ends at" in certificates.due(facts(LEAF), MIRROR, new, NOW + timedelta(days=70), [old])
+
+
+# --- every chain that the life of a mirror can have, with every kind of key --------------------------------------
+
+ROOT, MIDDLE = own_ca()
+CHAINS = {  # name → (what readers trust, what signs, what the old CA adds)
+    "own CA": (CA, CA, b""),
+    "after the switch, old only": (CA, NEW_CA, CROSS),
+    "after the switch, new only": (NEW_CA, NEW_CA, CROSS),
+    "after the switch, both": (BOTH, NEW_CA, CROSS),
+    "a brought root": (ROOT, ROOT, b""),
+    "a brought intermediate": (ROOT, MIDDLE, b""),
+    "after the switch to a brought CA, old only": (CA, ROOT, certificates.cross_sign(CA, ROOT.certificate, NOW)),
+}
+
+
+@pytest.mark.parametrize("kind", LeafKey)
+@pytest.mark.parametrize("chain", CHAINS)
+def test_every_verifier_accepts_every_chain(tmp_path: Path, chain: str, kind: LeafKey) -> None:
+    trusted, signer, cross = CHAINS[chain]
+    leaf = certificates.issue(signer, HOST, ADDRESS, NOW, 90, cross=cross, kind=kind)
+    assert facts(leaf).key is kind
+    for names in (("-verify_hostname", HOST), ("-verify_ip", str(ADDRESS))):
+        result = openssl(tmp_path, trusted, leaf, *names)
+        assert result.returncode == 0, result.stderr
+    pyca(trusted, leaf, x509.DNSName(HOST))
+    pyca(trusted, leaf, x509.IPAddress(ADDRESS))
+    first = x509.load_pem_x509_certificates(leaf.certificate)[0].public_bytes(Encoding.PEM)
+    assert lint_chain(tmp_path, signer.certificate, first) == ""
+
+
+@pytest.mark.parametrize("kind", LeafKey)
+@pytest.mark.parametrize("crossed", [False, True])
+def test_python_shakes_hands_with_every_kind_of_key(tmp_path: Path, crossed: bool, kind: LeafKey) -> None:
+    now = datetime.now(UTC)
+    old, new = authority(now), authority(now)
+    cross = certificates.cross_sign(old, new.certificate, now) if crossed else b""
+    leaf = certificates.issue(new, HOST, ADDRESS, now, 90, cross=cross, kind=kind)
+    handshake(old if crossed else new, leaf, HOST, tmp_path)
+
+
+def test_another_kind_of_key_is_a_reason_for_a_new_certificate() -> None:
+    rsa_leaf = facts(certificates.issue(CA, HOST, ADDRESS, NOW, 90, kind=LeafKey.RSA))
+    for leaf, kind in ((facts(LEAF), LeafKey.RSA), (rsa_leaf, LeafKey.P256)):
+        why = certificates.due(leaf, MIRROR, facts(CA), NOW, kind=kind)
+        assert why == f"its key is not {kind}, as certificates.leaf_key says"
+        assert certificates.due_elsewhere(leaf, MIRROR, [], NOW, kind=kind) == why
+        assert certificates.due(leaf, MIRROR, facts(CA), NOW, kind=leaf.key or kind) == ""
+    assert certificates.facts(MIDDLE.certificate, None).key is None, "P-384 is neither"
 
 
 # --- when it is due ------------------------------------------------------------------------------------------
@@ -501,53 +597,6 @@ def test_mirrors_made_together_are_renewed_apart() -> None:
     moments = {certificates.next_due(made(serial, NOW, 90)) for serial in range(1, 201)}
     assert max(moments) - min(moments) > timedelta(days=4)  # of 4.5
     assert len({moment.strftime("%j %H") for moment in moments}) > 50
-
-
-# --- somebody's own CA ---------------------------------------------------------------------------------------
-
-
-def load_key(key: bytes) -> ec.EllipticCurvePrivateKey:
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    loaded = load_pem_private_key(key, None)
-    assert isinstance(loaded, ec.EllipticCurvePrivateKey)
-    return loaded
-
-
-def ski(key: ec.EllipticCurvePrivateKey) -> str:
-    return x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest.hex()
-
-
-def pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def own_ca(limits: x509.NameConstraints | None = None) -> tuple[Pair, Pair]:
-    """An RSA root and an intermediate below it, as a company would have them."""
-    root_key = rsa.generate_private_key(65537, 3072)
-    middle_key = ec.generate_private_key(ec.SECP384R1())
-    root_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Example Root")])
-    middle_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Example Issuing CA")])
-    usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-    made = []
-    for name, key in ((root_name, root_key), (middle_name, middle_key)):
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(root_name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(NOW - timedelta(days=1))
-            .not_valid_after(NOW + timedelta(days=999))
-            .add_extension(x509.BasicConstraints(True, None), True)
-            .add_extension(usage, True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()), False)
-        )
-        if limits:
-            builder = builder.add_extension(limits, True)
-        made.append(Pair(pem(key), builder.sign(root_key, SHA256()).public_bytes(Encoding.PEM)))
-    return made[0], made[1]
 
 
 # --- when it failed ------------------------------------------------------------------------------------------

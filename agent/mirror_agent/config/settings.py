@@ -20,6 +20,7 @@ from mirror_agent.model import (
     ClusterSettings,
     Drain,
     ImageSettings,
+    LeafKey,
     NetworkSettings,
     Paths,
     Problem,
@@ -135,7 +136,7 @@ class CertificatesTable(Table):
     leaf_days: Annotated[int, values.days(1, 825)] = Field(
         default=_CERTIFICATES.leaf_days, examples=["90"], validate_default=True
     )
-
+    leaf_key: Annotated[LeafKey, text(values.leaf_key)] = Field(default=_CERTIFICATES.leaf_key, examples=['"p256"'])
     roll_days: Annotated[int, values.days(1, 365)] = Field(
         default=_CERTIFICATES.roll_days, examples=["30"], validate_default=True
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import PlainValidator
 
 from mirror_agent.config.words import Mistake, closest, kind, shown
-from mirror_agent.model import Drain, Paths, Policy, Window
+from mirror_agent.model import Drain, LeafKey, Paths, Policy, Window
 
 SMALLEST_SIZE = 256 * 2**20  # less than one usual image: a slip of the unit
 LARGEST_SIZE = 2**50
@@ -56,6 +56,13 @@ def drain(value: str) -> Drain:
     if value not in tuple(Drain):
         raise Mistake(f"{shown(value)} says nothing about when", " or ".join(Drain))
     return Drain(value)
+
+
+def leaf_key(value: str) -> LeafKey:
+    """The kind of the mirrors' keys.  Raises Mistake."""
+    if value not in tuple(LeafKey):
+        raise Mistake(f"{shown(value)} is no kind of key that is made here", " or ".join(LeafKey))
+    return LeafKey(value)
 
 
 def window(value: str) -> Window:

@@ -98,6 +98,7 @@ def due(mirror: Mirror, desired: Desired, observed: Observed, now: datetime) -> 
     certificate, known = observed.certificates.get(mirror.name), observed.authorities
     if observed.authority is None and not observed.damaged:
         return ""
+    kind = desired.settings.certificates.leaf_key
     match certificates.issuer_of(mirror, desired.settings.certificates):
         case Issuer.BROUGHT:
             pair = desired.leaves.get(mirror.name)
@@ -105,11 +106,12 @@ def due(mirror: Mirror, desired: Desired, observed: Observed, now: datetime) -> 
             return f"{mirror.tls and mirror.tls.certificate} is another one" if pair and brought != certificate else ""
         case Issuer.ACME:
             own = [each.key for each in known.all] if known else ()
-            return certificates.due_elsewhere(certificate, mirror, own, now, observed.suggested.get(mirror.name))
+            suggested = observed.suggested.get(mirror.name)
+            return certificates.due_elsewhere(certificate, mirror, own, now, suggested, kind)
     if observed.authority is None:
         return ""  # damaged
     trusted = [old.key for old in known.old] if known else ()
-    return certificates.due(certificate, mirror, observed.authority, now, trusted)
+    return certificates.due(certificate, mirror, observed.authority, now, trusted, kind)
 
 
 def _lacks(mirror: Mirror, desired: Desired, observed: Observed) -> bool:

@@ -14,14 +14,14 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from mirror_agent import __version__
-from mirror_agent.certificates import Pair
+from mirror_agent import __version__, certificates
+from mirror_agent.certificates import Pair, SigningKey
 from mirror_agent.host import files
 from mirror_agent.host.issuers import dns
 from mirror_agent.host.issuers.order import Order
-from mirror_agent.model import AcmeSettings, Certificate, File, Folder, Paths, Trouble
+from mirror_agent.model import AcmeSettings, Certificate, File, Folder, LeafKey, Paths, Trouble
 
 CALL_S = 30  # of one request; less than the agent's watchdog
 SLICE = timedelta(seconds=20)  # of waiting for the server, between two signs of life
@@ -39,7 +39,7 @@ def issue(order: Order) -> Pair:
     except ImportError as error:
         raise Trouble("ACME", "the library is not there", "install python3-acme") from error
     try:
-        return _issue(settings, host, order.paths, order.alive)
+        return _issue(settings, order.settings.leaf_key, host, order.paths, order.alive)
     except (errors.Error, OSError, ValueError) as error:  # those of requests are OSErrors
         raise Trouble(settings.directory, _words(error), f"no certificate for {host} yet; it is tried again") from error
 
@@ -73,17 +73,16 @@ def _identity(certificate: Certificate) -> str:
     return ".".join(urlsafe_b64encode(part).decode("ascii").rstrip("=") for part in parts)
 
 
-def _issue(settings: AcmeSettings, host: str, paths: Paths, alive: Callable[[], None]) -> Pair:
+def _issue(settings: AcmeSettings, kind: LeafKey, host: str, paths: Paths, alive: Callable[[], None]) -> Pair:
     acme = _client(settings, paths)
     alive()
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = certificates.make_key(kind)
     order = acme.new_order(_request(key, host))
     with _answered(acme, order, settings, alive):
         order = _patiently(lambda until: acme.poll_authorizations(order, until), alive)
     order = acme.begin_finalization(order)
     order = _patiently(lambda until: acme.poll_finalization(order, until), alive)
-    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return Pair(secret, order.fullchain_pem.encode("ascii"))
+    return Pair(certificates.key_pem(key), order.fullchain_pem.encode("ascii"))
 
 
 def _client(settings: AcmeSettings, paths: Paths) -> Any:
@@ -113,12 +112,12 @@ def _account_key(paths: Paths) -> Any:
     files.ensure_folder(Folder(place, 0o700))
     if (stored := files.read(place / "account.key", _LIMIT)) is None:
         made = ec.generate_private_key(ec.SECP256R1())
-        stored = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        stored = certificates.key_pem(made)
         files.write(File(place / "account.key", stored, 0o600))
     return load_pem_private_key(stored, password=None)
 
 
-def _request(key: ec.EllipticCurvePrivateKey, host: str) -> bytes:
+def _request(key: SigningKey, host: str) -> bytes:
     names = x509.SubjectAlternativeName([x509.DNSName(host)])
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(names, critical=True)
     return builder.sign(key, SHA256()).public_bytes(Encoding.PEM)

@@ -15,9 +15,17 @@ from mirror_agent.model import Settings
 
 def issue(order: Order) -> Pair:
     """Sign a fresh key with the CA of this host.  Raises Trouble."""
-    place, mirror, days = order.paths.authority, order.mirror, order.settings.leaf_days
-    cross = authorities.cross(place)
-    return certificates.issue(authorities.load(place), mirror.host, mirror.address, order.now, days, order.last, cross)
+    place, mirror, settings = order.paths.authority, order.mirror, order.settings
+    return certificates.issue(
+        authorities.load(place),
+        mirror.host,
+        mirror.address,
+        order.now,
+        settings.leaf_days,
+        order.last,
+        authorities.cross(place),
+        settings.leaf_key,
+    )
 
 
 def make_authority(settings: Settings, hosts: Iterable[str], now: datetime) -> Pair:

@@ -272,6 +272,11 @@ def next_due(certificate: Certificate) -> datetime:
     return certificate.not_before + life * (2 / 3 + JITTER * share)
 
 
+def valid(certificate: Certificate, now: datetime) -> bool:
+    """Is it now within its life?"""
+    return certificate.not_before <= now < certificate.not_after
+
+
 def due(
     certificate: Certificate | None,
     mirror: Mirror,

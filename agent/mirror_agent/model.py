@@ -74,6 +74,7 @@ class Problem:
     hint: str = ""
     mirror: str = ""  # the mirror that is held back by it, "" for none
     message_id: str = field(default="", compare=False)  # of messages.py, where the file alone does not tell the kind
+    denied: bool = field(default=False, compare=False)  # this user may not look: there may be no mistake at all
 
     def __str__(self) -> str:
         where = f"{self.file}: {self.key}" if self.key else self.file
@@ -95,6 +96,10 @@ class Trouble(Exception):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}" + (f" ({self.hint})" if self.hint else "")
+
+
+class Denied(Trouble):
+    """The user that runs us may not do it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 
-from mirror_agent import certificates, eviction, messages
+from mirror_agent import certificates, certified, eviction, messages
 from mirror_agent.cluster import place
-from mirror_agent.host import authorities, files, namespace, pairs, pull, state
+from mirror_agent.host import files, namespace, pull, state
 from mirror_agent.host.containers import Containers
 from mirror_agent.host.store import Stores
 from mirror_agent.host.systemd import Systemd
 from mirror_agent.model import (
-    Authorities,
-    Certificate,
     ClusterState,
     EdgeState,
     File,
@@ -26,7 +24,6 @@ from mirror_agent.model import (
     Mirror,
     Paths,
     Problem,
-    Rollover,
     Store,
     Trouble,
 )
@@ -63,16 +60,13 @@ def look(
     paths = desired.paths
     found = files_of(desired)
     running = containers.states()
-    known, damage = _authorities(paths)
-    remembered, forgotten = _rollover(paths)
-    leaves = _certificates(desired)
-    trust = _trust(desired, known, leaves)
+    own, damage = certified.look(desired)
     names = {service_of(path) for path in found if path.parent == paths.units}
     names |= {service_of(unit.path) for pod in desired.pods.values() for unit in pod.units}
     images = {image for pod in desired.pods.values() for image in pod.images}
     published, problems = _published(desired)
     known_to, unread = _cluster(desired)
-    problems = (*damage, *forgotten, *problems, *unread)
+    problems = (*damage, *problems, *unread)
     proofs = state.load_proofs(paths.proofs)
     edges: dict[str, EdgeState] = {}
     cached: dict[str, str] = {}
@@ -90,19 +84,15 @@ def look(
         kept, stores = {}, {}
         problem = Problem(trouble.where, "", trouble.reason, trouble.hint, message_id=trouble.message_id)
         problems = (*problems, problem)
-    observed = Observed(
+    observed = replace(
+        own,
         files=found,
         folders={folder.path: there for folder in _wanted(desired) if (there := files.folder(folder.path))},
         units=systemd.units(sorted(names)),
         containers=running,
         edges=edges,
-        certificates=leaves,
-        authority=known.current.facts if known else None,
-        authorities=known,
-        damaged=bool(damage),
         suggested=state.load_suggestions(paths.suggestions),
-        rollover=remembered,
-        trust=trust,
+        trust=_trust(desired, own),
         images=frozenset(image for image in images if containers.has_image(image)),
         networks=frozenset(containers.networks(NETWORK_PREFIX)),
         leases=memory.leases,
@@ -110,7 +100,6 @@ def look(
         proofs=proofs,
         cached=cached,
         published=published,
-        trusted=_is_trusted(desired, trust),
         unread=frozenset(target.place for target in targets(desired.settings.publish)) - published.keys()
         | ({place(settings)} if (settings := desired.settings.publish.cluster) and not known_to else frozenset()),
         cluster=known_to,
@@ -162,51 +151,16 @@ def _edge(netns: str, mirror: Mirror) -> EdgeState | None:
         return None
 
 
-def _authorities(paths: Paths) -> tuple[Authorities | None, tuple[Problem, ...]]:
-    """The CAs, or what is wrong with them: that stops what needs one, and nothing else."""
-    try:
-        return authorities.read(paths.authority), ()
-    except Trouble as trouble:
-        reason = f"{trouble.reason}: no certificate is issued, no mirror is proved, nothing is published"
-        return None, (Problem(trouble.where, "", reason, trouble.hint, message_id=messages.AUTHORITY_DAMAGED),)
-
-
-def _rollover(paths: Paths) -> tuple[Rollover | None, tuple[Problem, ...]]:
-    """What is remembered of a roll-over; where that is damaged, everything but replacing the CA goes on."""
-    try:
-        return authorities.recall(paths.authority), ()
-    except Trouble as trouble:
-        reason = f"{trouble.reason}: no CA is replaced meanwhile"
-        return None, (Problem(trouble.where, "", reason, trouble.hint, message_id=trouble.message_id),)
-
-
-def _trust(desired: Desired, known: Authorities | None, leaves: Mapping[str, Certificate]) -> str:
+def _trust(desired: Desired, observed: Observed) -> str:
     """PEM of what readers must trust.  CAs of ours that sign nothing here are left out."""
-    if known is None:
+    if (known := observed.authorities) is None:
         return ""
     issuers = {certificates.issuer_of(mirror, desired.settings.certificates) for mirror in desired.mirrors}
     keys = {each.key for each in known.all}
-    needed = not issuers or Issuer.OWN in issuers or any(leaf.issuer_key in keys for leaf in leaves.values())
+    signs = any(leaf.issuer_key in keys for leaf in observed.certificates.values())
+    needed = signs or not issuers or Issuer.OWN in issuers
     own = [each.pem for each in known.all] if needed else []
     return certificates.trust_bundle(*own, *desired.trust)
-
-
-def _certificates(desired: Desired) -> dict[str, Certificate]:
-    found = {mirror.name: pairs.current(desired.paths.mirror(mirror.name) / "tls") for mirror in desired.mirrors}
-    return {name: certificate for name, certificate in found.items() if certificate}
-
-
-def _is_trusted(desired: Desired, trust: str) -> bool:
-    """Does every target say that all its readers have the bundle?  Those that cannot be asked do not."""
-    found = targets(desired.settings.publish)
-    try:
-        return (
-            desired.settings.publish.cluster is None
-            and bool(found)
-            and all(target.trusted is not None and target.trusted(trust) for target in found)
-        )
-    except Trouble:
-        return False
 
 
 def _published(desired: Desired) -> tuple[Mapping[str, Mapping[str, bytes]], tuple[Problem, ...]]:

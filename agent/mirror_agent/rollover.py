@@ -1,9 +1,9 @@
 """Floor 2: replacing a CA without a reader that loses its trust.  Pure: facts and `now` in, steps out.
 
 Prepare: a next CA is made and published beside the current one.  Spread: readers learn to trust it, for `roll_days`
-or until all have confirmed.  Switch: leaves come from it from now on; those of the old one are renewed when they are
-due, and until it is dropped a certificate of the new CA signed by the old one is sent along, so that a reader that
-trusts the old one only is served too.  Drop: the last leaf of the old CA has ended.
+or until an admin confirms that all do: no target can tell.  Switch: leaves come from it from now on; those of the old
+one are renewed when they are due, and until it is dropped a certificate of the new CA signed by the old one is sent
+along, so that a reader that trusts the old one only is served too.  Drop: the last leaf of the old CA has ended.
 
 What is there is read from the CA's folder; only moments are remembered (model.Rollover), so that every step may be
 killed and repeated.
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from mirror_agent import certificates
 from mirror_agent.actions import Action, DropAuthority, NotePublished, PrepareAuthority, SwitchAuthority
 from mirror_agent.model import Authorities, Authority, CertificateSettings, Rollover
 
@@ -39,7 +40,6 @@ class View:
     brought: Authority | None = None  # an admin's own, which is to be the current one
     rollover: Rollover = field(default_factory=Rollover)
     published: bool = False  # every target has just now what should be published
-    confirmed: bool = False  # every target says that all its readers have it
     signers: Collection[str] = ()  # keys of the CAs by which mirrors' leaves are signed now
 
     @property
@@ -89,7 +89,8 @@ def drops_at(old: Authority, rollover: Rollover) -> datetime:
 def _needed(view: View, settings: CertificateSettings, now: datetime) -> str:
     """Why a next CA is to be made, "" when it is not."""
     if view.brought:
-        return "" if view.brought.key == view.known.current.key else "certificates.ca names another CA"
+        other = view.brought.key != view.known.current.key and certificates.valid(view.brought.facts, now)
+        return "certificates.ca names another CA" if other else ""
     if now >= begins_at(view.known.current, settings):
         return f"the CA ends at {view.known.current.facts.not_after:%Y-%m-%d}"
     return ""
@@ -101,6 +102,8 @@ def _unwanted(coming: Authority, view: View, now: datetime) -> str:
         return "certificates.ca names another CA"
     if now < coming.facts.not_before:
         return "it was made while the clock was ahead"
+    if now >= coming.facts.not_after:
+        return "it has ended"
     return ""
 
 
@@ -109,8 +112,6 @@ def _may_switch(coming: Authority, view: View, settings: CertificateSettings, no
     if coming.key in view.rollover.confirmed:
         return "an admin has confirmed that it is trusted"
     since = view.rollover.published.get(coming.key)
-    if since and view.confirmed:
-        return "every target has confirmed that it is trusted"
     if since and now >= since + timedelta(days=settings.roll_days):
         return f"published since {since:%Y-%m-%d}"
     if now >= view.known.current.facts.not_after - LAST_MOMENT:

@@ -116,7 +116,7 @@ class MirrorStatus:
 
 def told(problem: Problem) -> dict[str, str]:
     """A problem's JSON form."""
-    return {key: value for key, value in asdict(problem).items() if key != "message_id"}
+    return {key: value for key, value in asdict(problem).items() if key not in ("message_id", "denied")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +305,8 @@ def _publication(desired: Desired, observed: Observed, steps: tuple[Action, ...]
         return f"waits: {', '.join(names)} would be missing (mend the definition, or remove it)"
     if observed.damaged:
         return "waits: the CA is damaged"
+    if observed.authority is None:
+        return "waits: there is no CA yet"
     if not observed.published:
         return f"waits: {folder} cannot be reached"
     waiting = [step for step in steps if isinstance(step, Publish)]

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from mirror_agent import addresses, certificates, config, pods
 from mirror_agent.host import bring, files, state
-from mirror_agent.model import Candidate, File, Mirror, Paths, Problem, Settings, Trouble
+from mirror_agent.model import Candidate, Denied, File, Mirror, Paths, Problem, Settings, Trouble
 from mirror_agent.plan import Desired, compose
 
 SETTINGS_LIMIT = 64 * 1024  # bytes of agent.toml
@@ -120,8 +120,8 @@ def _credentials(mirrors: Iterable[Mirror], paths: Paths) -> tuple[Mapping[str, 
             found[mirror.name] = File(path, _login(mirror.credentials), 0o400, pods.REGISTRY_ID)
         except Trouble as trouble:
             key = "upstream.credentials"
-            reason = f"{trouble.where} {trouble.reason}"
-            problems.append(Problem(f"{mirror.name}.toml", key, reason, trouble.hint, mirror.name))
+            reason, denied = f"{trouble.where} {trouble.reason}", isinstance(trouble, Denied)
+            problems.append(Problem(f"{mirror.name}.toml", key, reason, trouble.hint, mirror.name, denied=denied))
             if before := files.tree(path.parent).get(path):
                 found[mirror.name] = before
     return found, tuple(problems)

@@ -139,6 +139,42 @@ def test_a_leaf_of_the_admin_s_own(one: Appliance, own_leaf: None) -> None:
     one.wait(lambda: not one.glance()["problems"], 20, "the problem to be gone")
 
 
+def test_check_tells_of_them_what_the_agent_tells(one: Appliance, own_leaf: None) -> None:
+    """And what the user may not read is not taken for a mistake."""
+    nobody = ["setpriv", "--reuid=nobody", "--clear-groups", "mirror-agent", "check"]
+    assert one.box.exec("mirror-agent", "check").stdout.endswith("1 mirror, 0 problems\n")
+    one.sh(f"cp /root/company/root.key {ETC}/tls/quay.key")
+    one.wait(lambda: one.glance()["problems"], 20, "a problem")
+    (problem,) = one.glance()["problems"]
+    found = one.box.exec("mirror-agent", "check", "--json", check=False)
+    told = {key: problem[key] for key in ("file", "key", "reason", "hint")}
+    assert (found.returncode, json.loads(found.stdout)["problems"]) == (1, [told])
+    blind = one.box.exec(*nobody)
+    assert "quay.key: cannot be read: permission denied" in blind.stdout
+    assert f"not checked: {STATE}/ca: the CA and the mirrors' certificates can be seen by root only" in blind.stdout
+    assert blind.stdout.endswith("1 mirror, 0 problems\n")
+    one.sh(f"cp /root/company/leaf.key {ETC}/tls/quay.key")
+    one.wait(lambda: not one.glance()["problems"], 20, "the problem to be gone")
+    # before the agent meets it: a CA that is for other hosts, and a host that the present one is not for
+    one.sh("systemctl stop mirror-agent")
+    one.sh(
+        f"mkdir -m 700 {ETC}/other; openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 9 "
+        f"-subj /CN=Other -addext keyUsage=critical,keyCertSign -addext 'nameConstraints=critical,permitted;DNS:x.lan' "
+        f"-keyout {ETC}/other/ca.key -out {ETC}/other/ca.crt"
+    )
+    one.settings(AGENT_TOML + f'[certificates]\nca = "{ETC}/other"\n')
+    one.define("gcr", 'source = "gcr.io"\nhost = "gcr.outside.example"\n')
+    said = one.box.exec("mirror-agent", "check", check=False)
+    one.remove("gcr")
+    one.settings()
+    one.sh("systemctl start mirror-agent")
+    assert said.returncode == 1
+    assert "gcr.toml: host: the CA may not vouch for host gcr.outside.example" in said.stderr
+    assert "gcr.toml: host: the next CA may not vouch for host gcr.outside.example, only for names" in said.stderr
+    assert f"certificates.ca: the CA in {ETC}/other ends at" in said.stderr
+    assert said.stdout.endswith("2 mirrors, 3 problems\n")
+
+
 def test_an_admin_s_own_ca_takes_over_like_any_other(one: Appliance) -> None:
     one.sh(f"cp /root/company/issuing.key {ETC}/ca/ca.key; cp /root/company/ca.crt {ETC}/ca/ca.crt")
     one.settings(AGENT_TOML + f'[certificates]\nca = "{ETC}/ca"\n')

@@ -122,7 +122,7 @@ def test_check_json_has_this_shape(folder: Path) -> None:
     done = mirror_agent("check", "--json", *where(folder))
     assert (done.returncode, done.stderr) == (1, "")
     told = json.loads(done.stdout)
-    assert list(told) == ["mirrors", "problems"]
+    assert list(told) == ["mirrors", "problems", "unread"]
     assert all(list(problem) == ["file", "key", "reason", "hint"] for problem in told["problems"])
     assert {problem["key"] for problem in told["problems"]} == {"source", "colour"}
     (quay,) = told["mirrors"]
@@ -132,6 +132,18 @@ def test_check_json_has_this_shape(folder: Path) -> None:
     )
     assert good.returncode == 0
     assert len(json.loads(good.stdout)["mirrors"]) == 5
+
+
+def test_a_brought_certificate_is_in_the_json_and_not_looked_for_elsewhere(folder: Path) -> None:
+    """Files that are named lie on the host, not where its definitions are kept."""
+    tls = {"certificate": "/etc/mirror-agent/tls/quay.crt", "key": "/etc/mirror-agent/tls/quay.key"}
+    lines = [f'{key} = "{path}"\n' for key, path in tls.items()]
+    (folder / "definitions" / "quay.toml").write_text('source = "quay.io"\n[tls]\n' + "".join(lines))
+    done = mirror_agent("check", "--json", *where(folder))
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert told["mirrors"][0]["tls"] == {**tls, "ca": None}
+    assert (told["problems"], told["unread"]) == ([], [])
 
 
 @pytest.mark.parametrize("absent", ["settings", "definitions"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -55,18 +54,9 @@ def test_days_count_from_when_it_is_published_everywhere() -> None:
     assert kinds(told, NOW + 30 * DAY) == [SwitchAuthority]
 
 
-@pytest.mark.parametrize(
-    "known",
-    [{"confirmed": True}, {"rollover": Rollover({NEW.key: NOW}, frozenset({NEW.key}))}],
-    ids=["by every target", "by an admin"],
-)
-def test_confirmed_means_now(known: dict[str, object]) -> None:
-    view = replace(View(Authorities(OLD, NEW), rollover=Rollover({NEW.key: NOW}), published=True), **known)  # type: ignore[arg-type]
+def test_confirmed_by_an_admin_means_now() -> None:
+    view = View(Authorities(OLD, NEW), rollover=Rollover({NEW.key: NOW}, frozenset({NEW.key})), published=True)
     assert kinds(view, NOW) == [SwitchAuthority]
-
-
-def test_a_confirmation_counts_only_for_what_is_published() -> None:
-    assert kinds(View(Authorities(OLD, NEW), confirmed=True), NOW) == []
 
 
 def test_the_end_of_the_old_ca_waits_for_nobody() -> None:

@@ -62,8 +62,8 @@ def complain(texts: Iterable[str]) -> None:
 
 
 def show_json(value: dict[str, Any]) -> None:
-    """An answer for machines, to standard output."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    """An answer for machines, to standard output; addresses and paths as text."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
 
 
 def counted(number: int, what: str) -> str:

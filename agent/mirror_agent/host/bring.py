@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from mirror_agent import certificates
 from mirror_agent.certificates import Pair
 from mirror_agent.host import files, pairs
-from mirror_agent.model import Mirror, Paths, Problem, Settings, Tls, Trouble
+from mirror_agent.model import Denied, Mirror, Paths, Problem, Settings, Tls, Trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ def read(mirrors: Iterable[Mirror], settings: Settings, paths: Paths) -> Brought
 
 
 def _problem(file: str, key: str, trouble: Trouble, mirror: str = "") -> Problem:
-    return Problem(file, key, f"{trouble.where}: {trouble.reason}", trouble.hint, mirror)
+    reason, denied = f"{trouble.where}: {trouble.reason}", isinstance(trouble, Denied)
+    return Problem(file, key, reason, trouble.hint, mirror, denied=denied)
 
 
 def _leaf(tls: Tls, host: str) -> Pair:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import PurePosixPath
 
-from mirror_agent.model import Candidate, File, Folder, Trouble
+from mirror_agent.model import Candidate, Denied, File, Folder, Trouble
 
 DEFINITION_LIMIT = 64 * 1024  # bytes of a drop-in file that are read at most
 TREE_LIMIT = 1024 * 1024  # bytes of a file in a folder of ours; none of ours comes near
@@ -253,7 +253,8 @@ def told(where: object, doing: str) -> Iterator[None]:
 def trouble(where: object, doing: str, error: OSError) -> Trouble:
     """What the system refused, for people."""
     reason = (error.strerror or str(error)).lower()
-    return Trouble(str(where), f"cannot be {doing}: {reason}", _HINTS.get(error.errno or 0, ""))
+    kind = Denied if error.errno in (errno.EACCES, errno.EPERM) else Trouble
+    return kind(str(where), f"cannot be {doing}: {reason}", _HINTS.get(error.errno or 0, ""))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from datetime import datetime
 from mirror_agent import certificates, formats, messages, rollover
 from mirror_agent.model import (
     Authority,
+    Certificate,
     Issuer,
     Mirror,
     Problem,
@@ -31,7 +32,6 @@ def rollover_view(desired: Desired, observed: Observed) -> rollover.View | None:
         brought=_brought(desired),
         rollover=observed.rollover or Rollover(),
         published=held and not observed.unread,
-        confirmed=observed.trusted,
         signers={certificate.issuer_key for certificate in observed.certificates.values()},
     )
 
@@ -48,7 +48,8 @@ def problems(desired: Desired, observed: Observed, now: datetime) -> tuple[Probl
     if (outcome := cluster_outcome(desired, observed)) and outcome.refused:
         where, failed = str(desired.paths.settings), messages.TARGET_FAILED
         refused = [Problem(where, "publish.cluster", outcome.refused, outcome.hint, message_id=failed)]
-    return (*_forbidden(desired, observed), *_ending(desired, observed, now), *refused)
+    forbidden = (*_forbidden(desired, observed), *_will_forbid(desired, observed))
+    return (*forbidden, *_ending(desired, observed, now), *refused)
 
 
 def _forbidden(desired: Desired, observed: Observed) -> Iterator[Problem]:
@@ -67,18 +68,45 @@ def _forbidden(desired: Desired, observed: Observed) -> Iterator[Problem]:
         yield Problem(f"{mirror.name}.toml", "host", f"the CA {reason}", hint, mirror.name)
 
 
+def _will_forbid(desired: Desired, observed: Observed) -> Iterator[Problem]:
+    """Mirrors that the CA to come may not vouch for, told while there is time."""
+    settings, known, brought = desired.settings.certificates, observed.authorities, _brought(desired)
+    coming = brought or (known.coming if known else None)
+    if coming is None or (known and coming.key == known.current.key):
+        return
+    hint = "choose another host or address; or bring a CA that permits it" if brought else certificates.WAY_OUT
+    for mirror in desired.mirrors:
+        reason = certificates.forbids(coming.pem, mirror.host, mirror.address)
+        if reason and certificates.issuer_of(mirror, settings) == Issuer.OWN:
+            yield Problem(f"{mirror.name}.toml", "host", f"the next CA {reason}", hint, mirror.name)
+
+
 def _ending(desired: Desired, observed: Observed, now: datetime) -> Iterator[Problem]:
     """What an admin brought and nobody but the admin can renew."""
     settings, known = desired.settings.certificates, observed.authorities
     for mirror in desired.mirrors:
-        certificate = observed.certificates.get(mirror.name)
-        if mirror.tls and certificate and now >= certificates.next_due(certificate):
-            reason = f"{mirror.tls.certificate} ends at {certificate.not_after:%Y-%m-%d %H:%M} UTC"
+        found = _brought_leaf(mirror, desired) or observed.certificates.get(mirror.name)
+        if mirror.tls and found and (reason := _age(found, certificates.next_due(found), now)):
             hint = "put a new certificate and its key there: they are taken at once"
+            reason = f"{mirror.tls.certificate} {reason}"
             yield Problem(f"{mirror.name}.toml", "tls.certificate", reason, hint, mirror.name)
-    if settings.ca and known and now >= rollover.begins_at(known.current, settings):
-        reason = f"the CA in {settings.ca} ends at {known.current.facts.not_after:%Y-%m-%d}"
-        yield Problem(str(desired.paths.settings), "certificates.ca", reason, "put a new one there, in good time")
+    authority = _brought(desired) or (known and known.current)
+    if settings.ca and authority and (reason := _age(authority.facts, rollover.begins_at(authority, settings), now)):
+        hint = "put a new one there, in good time"
+        yield Problem(str(desired.paths.settings), "certificates.ca", f"the CA in {settings.ca} {reason}", hint)
+
+
+def _age(certificate: Certificate, soon: datetime, now: datetime) -> str:
+    """What is wrong with a certificate's life, "" for nothing; `soon` is when its end has come near."""
+    if now < certificate.not_before:
+        return f"is not valid before {certificate.not_before:%Y-%m-%d %H:%M} UTC, and not used until then"
+    word = "ended" if now >= certificate.not_after else "ends"
+    return f"{word} at {certificate.not_after:%Y-%m-%d %H:%M} UTC" if now >= soon else ""
+
+
+def _brought_leaf(mirror: Mirror, desired: Desired) -> Certificate | None:
+    pair = desired.leaves.get(mirror.name)
+    return certificates.facts(pair.certificate, pair.key) if pair else None
 
 
 def withheld(desired: Desired, observed: Observed, now: datetime) -> frozenset[str]:
@@ -89,7 +117,7 @@ def withheld(desired: Desired, observed: Observed, now: datetime) -> frozenset[s
         for mirror in desired.mirrors
         if (mirror.name in forbidden and due(mirror, desired, observed, now))
         or (observed.damaged and _lacks(mirror, desired, observed))
-        or (mirror.tls and mirror.name not in desired.leaves and mirror.name not in observed.certificates)
+        or (mirror.tls and mirror.name not in observed.certificates and not due(mirror, desired, observed, now))
     )
 
 
@@ -101,9 +129,10 @@ def due(mirror: Mirror, desired: Desired, observed: Observed, now: datetime) -> 
     kind = desired.settings.certificates.leaf_key
     match certificates.issuer_of(mirror, desired.settings.certificates):
         case Issuer.BROUGHT:
-            pair = desired.leaves.get(mirror.name)
-            brought = pair and certificates.facts(pair.certificate, pair.key)
-            return f"{mirror.tls and mirror.tls.certificate} is another one" if pair and brought != certificate else ""
+            brought = _brought_leaf(mirror, desired)
+            if brought is None or brought == certificate or not certificates.valid(brought, now):
+                return ""
+            return f"{mirror.tls and mirror.tls.certificate} is another one"
         case Issuer.ACME:
             own = [each.key for each in known.all] if known else ()
             suggested = observed.suggested.get(mirror.name)

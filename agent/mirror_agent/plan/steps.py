@@ -69,7 +69,8 @@ def plan(desired: Desired, observed: Observed, now: datetime) -> tuple[Action, .
 
 def _host(desired: Desired, observed: Observed, now: datetime) -> Iterator[Action]:
     """What serves all mirrors."""
-    if observed.authority is None and not observed.damaged:
+    named = desired.settings.certificates.ca and not desired.authority  # and cannot be used: never another one instead
+    if observed.authority is None and not observed.damaged and not named:
         yield CreateAuthority("", "no CA yet")
     if observed.rollover is not None and (view := rollover_view(desired, observed)):
         yield from rollover.steps(view, desired.settings.certificates, now)

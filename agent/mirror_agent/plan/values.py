@@ -126,7 +126,6 @@ class Observed:
     cached: Mapping[str, str] = field(default_factory=dict)  # by mirror: an image that some client has pulled
     published: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)  # by target, those that can be read
     unread: frozenset[str] = frozenset()  # targets that cannot
-    trusted: bool = False  # every target says that all its readers have the present trust
     cluster: ClusterState | None = None  # None: there is none, or it cannot be read
     stores: Mapping[str, Store] = field(default_factory=dict)  # by mirror; empty when they were not looked at
     fills: Mapping[str, Fill] = field(default_factory=dict)  # by mirror: as the stores were at the last look

@@ -19,5 +19,3 @@ class Target:
     place: str  # for people: "/srv/mirror-agent"
     read: Callable[[], Mapping[str, bytes]]  # what is published there now, by document name
     publish: Callable[[tuple[Document, ...]], tuple[str, ...]]  # make it these documents; the names that changed
-    # Do all readers have this trust bundle?  None: such a target cannot know who has fetched what.
-    trusted: Callable[[str], bool] | None = None

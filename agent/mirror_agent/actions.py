@@ -31,7 +31,8 @@ class Action:
     @property
     def alone(self) -> bool:
         """Does it neither build on the earlier steps of its mirror's round, nor do later ones build on it?"""
-        return isinstance(self, AnnounceAddress | ProveMirror | Evict | HoldFetches)
+        spare = isinstance(self, IssueCertificate) and self.spare
+        return spare or isinstance(self, AskRenewal | AnnounceAddress | ProveMirror | Evict | HoldFetches)
 
     @property
     def subject(self) -> str:
@@ -141,6 +142,7 @@ class IssueCertificate(Action):
     """Get a certificate for a mirror and make it the current one."""
 
     not_after: datetime | None = field(default=None, compare=False)  # of the one that is served meanwhile
+    spare: bool = field(default=False, compare=False)  # that one is good: nothing waits for this
 
     def __str__(self) -> str:
         return "issue certificate"

@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from ipaddress import IPv4Address
 
-from mirror_agent import messages, pods
+from mirror_agent import certificates, messages, pods
 from mirror_agent.actions import (
     Action,
     AnnounceAddress,
@@ -58,10 +59,11 @@ from mirror_agent.host import (
     store,
 )
 from mirror_agent.host.containers import Containers
+from mirror_agent.host.errands import Errands
 from mirror_agent.host.issuers import acme, own
 from mirror_agent.host.namespace import edge_state
 from mirror_agent.host.systemd import BusLost, Systemd
-from mirror_agent.model import File, Folder, Mirror, Proof, Role, Suggestion, Trouble
+from mirror_agent.model import File, Folder, Issuer, Mirror, Proof, Role, Suggestion, Trouble
 from mirror_agent.plan import Desired, Observed, hold_file, is_public
 from mirror_agent.targets import cluster, targets
 
@@ -82,6 +84,7 @@ class Hands:
     alive: Callable[[], None]  # called often during long work: feeds the watchdog
     claimed: set[IPv4Address]  # addresses that were probed and found free
     announced: set[str]  # starts of pods that were announced
+    errands: Errands  # what waits for others
 
 
 type Failures = list[tuple[Action, Trouble]]
@@ -92,13 +95,15 @@ def apply(steps: Sequence[Action], desired: Desired, observed: Observed, hands: 
     failures: Failures = []
     held: set[str] = set()
     for kind, group in itertools.groupby(steps, key=type):
-        batch = [step for step in group if not step.mirror or step.mirror not in held]
+        batch = [step for step in group if not step.mirror or step.alone or step.mirror not in held]
         for step in batch:
-            tell = _log.debug if isinstance(step, QUIET) else _log.info
+            told = isinstance(step, QUIET) or _errand(step) in hands.errands.open  # at its beginning
+            tell = _log.debug if told else _log.info
             tell(f"{step} ({step.why})" if step.why else str(step), **_fields(step, desired))
         for step, trouble in _do(kind, batch, desired, observed, hands):
             failures.append((step, trouble))
-            held.add(step.mirror)
+            if not step.alone:
+                held.add(step.mirror)
             _log.error(f"could not {step}: {trouble}", **_fields(step, desired), **_message(step, trouble))
         hands.alive()
     return failures
@@ -134,9 +139,9 @@ def _one(step: Action, desired: Desired, observed: Observed, hands: Hands) -> No
         case MakeFolder():
             files.ensure_folder(step.folder)
         case IssueCertificate():
-            _issue(_mirror(desired, step.mirror), desired, observed, hands)
+            _issue(step, desired, observed, hands)
         case AskRenewal():
-            _ask_renewal(step, desired, observed)
+            _ask_renewal(step, desired, observed, hands)
         case WriteFile():
             files.write(step.file)
         case WriteUnits():
@@ -217,22 +222,21 @@ def _tell(step: Action, text: str, message_id: str) -> None:
     _log.warning(text, action=step.action, message_id=message_id)
 
 
-def _issue(mirror: Mirror, desired: Desired, observed: Observed, hands: Hands) -> None:
+def _issue(step: IssueCertificate, desired: Desired, observed: Observed, hands: Hands) -> None:
+    """An ACME server may take its time: its certificate is put in place when it is there, at a later look."""
+    mirror, settings = _mirror(desired, step.mirror), desired.settings.certificates
     last, now = observed.certificates.get(mirror.name), datetime.now(UTC)
-    issuers.renew(
-        issuers.Order(
-            mirror,
-            desired.settings.certificates,
-            desired.paths,
-            last,
-            now,
-            desired.leaves.get(mirror.name),
-            hands.alive,
-        )
-    )
+    order = issuers.Order(mirror, settings, desired.paths, last, now, desired.leaves.get(mirror.name))
+    if certificates.issuer_of(mirror, settings) is Issuer.ACME:
+        cause = mirror.host, settings.acme, settings.leaf_key
+        if (pair := hands.errands.take(_errand(step), cause, lambda: issuers.get(order))) is None:
+            return
+    else:
+        pair = issuers.get(order)
+    issuers.put(order, pair)
 
 
-def _ask_renewal(step: AskRenewal, desired: Desired, observed: Observed) -> None:
+def _ask_renewal(step: AskRenewal, desired: Desired, observed: Observed, hands: Hands) -> None:
     """A server that does not answer is asked again later; our own rule does not need it."""
     settings, certificate = desired.settings.certificates.acme, observed.certificates.get(step.mirror)
     if settings is None or certificate is None:
@@ -240,13 +244,20 @@ def _ask_renewal(step: AskRenewal, desired: Desired, observed: Observed) -> None
     before = observed.suggested.get(step.mirror)
     at = before.at if before and before.serial == certificate.serial else None
     try:
-        at = acme.suggest(settings, desired.paths, certificate)
+        errand = partial(acme.suggest, settings, desired.paths, certificate)
+        if (answer := hands.errands.take(_errand(step), (settings, certificate.serial), errand)) is None:
+            return
+        at = answer.at
     except Trouble as trouble:
         _log.info(str(trouble), **_fields(step, desired))
     names = {mirror.name for mirror in desired.mirrors}
     kept = {name: each for name, each in state.load_suggestions(desired.paths.suggestions).items() if name in names}
     kept[step.mirror] = Suggestion(certificate.serial, datetime.now(UTC), at)
     state.save_suggestions(desired.paths.suggestions, kept)
+
+
+def _errand(step: Action) -> tuple[str, str]:
+    return step.action, step.subject
 
 
 def _remember(step: Remember, desired: Desired, observed: Observed) -> None:
@@ -297,11 +308,13 @@ def _announce(step: AnnounceAddress, desired: Desired, observed: Observed, hands
 
 def _reload_edge(step: ReloadEdge, desired: Desired, hands: Hands) -> None:
     """Proved by a handshake.  An edge that goes on with all but the new certificate gets the one before back."""
+    tls = desired.paths.mirror(step.mirror) / "tls"
+    there = pairs.current(tls)  # one that was issued in this very round, maybe
     result = hands.systemd.reload_units([step.unit], START_SECONDS)[step.unit]
-    if result == "done" and _answers(step.mirror, desired, hands, step.serial):
+    if result == "done" and _answers(step.mirror, desired, hands, there.serial if there else step.serial):
         return
     if _answers(step.mirror, desired, hands):
-        was = pairs.rollback(desired.paths.mirror(step.mirror) / "tls")
+        was = pairs.rollback(tls)
         text = f"the edge did not take its new certificate; the one before is back: {was}"
         _log.error(text, **_fields(step, desired), message_id=messages.CERTIFICATE_ROLLED_BACK)
     what = "was not taken" if result == "done" else f"was refused: its reload ended with {result!r}"

@@ -277,6 +277,13 @@ def valid(certificate: Certificate, now: datetime) -> bool:
     return certificate.not_before <= now < certificate.not_after
 
 
+def serves(certificate: Certificate, mirror: Mirror, now: datetime) -> bool:
+    """Is it good for a mirror as it is now, whoever signed it?  An ACME server's names no address."""
+    named = any(_covers(name, mirror.host) for name in certificate.hosts)
+    placed = not certificate.addresses or mirror.address in certificate.addresses
+    return certificate.key_matches and named and placed and valid(certificate, now)
+
+
 def due(
     certificate: Certificate | None,
     mirror: Mirror,

@@ -20,8 +20,9 @@ from mirror_agent.apply import Failures, Hands, apply, repair
 from mirror_agent.clients import TIGHT_SECONDS, Clients
 from mirror_agent.host import disk, files, journal, notify
 from mirror_agent.host.containers import Containers
+from mirror_agent.host.errands import Errands
 from mirror_agent.host.systemd import BusLost, Systemd
-from mirror_agent.memory import Memory
+from mirror_agent.memory import Memory, key
 from mirror_agent.model import CacheSettings, File, Paths, Problem, Trouble
 from mirror_agent.sources import SOURCES, Stop, Watched
 from mirror_agent.targets.watch import Watches
@@ -50,7 +51,7 @@ class Agent:
         self._memory = Memory()
         self._systemd = Systemd()
         self._containers = Containers()
-        self._hands = Hands(self._systemd, self._containers, notify.watchdog, set(), set())
+        self._hands = Hands(self._systemd, self._containers, notify.watchdog, set(), set(), Errands(self._hints.put))
         self._clients = Clients(paths)
         self._cache = CacheSettings().path
         self._told: frozenset[Problem] = frozenset()
@@ -84,6 +85,7 @@ class Agent:
             for stop in stops:
                 stop()
             self._clients.save()
+            self._hands.errands.close()
             self._containers.close()
 
     def _start(self, watched: Watched) -> list[Stop]:
@@ -166,9 +168,10 @@ class Agent:
             self._tell(problems)
             steps = plan.plan(desired, observed, now)
             self._memory.settle(desired, observed, steps)
-            futile = [step for step in self._memory.due(steps, desired, now) if step in done]
+            under_way = self._hands.errands.under_way
+            futile = [step for step in self._memory.due(steps, desired, now, under_way) if step in done]
             self._note([(step, Trouble(str(step), "was done, but nothing changed by it")) for step in futile], desired)
-            todo = self._memory.due(steps, desired, now)
+            todo = self._memory.due(steps, desired, now, under_way)
             shown = status.describe(desired, observed, steps, self._memory.failures(), problems, now)
             self._show(shown)
             self._tell_cluster(shown.cluster)
@@ -179,7 +182,8 @@ class Agent:
             if any(isinstance(step, Evict) for step in todo):
                 self._clients.again()
             stopped = {step.mirror for step, _ in failures if step.mirror}  # not all of their steps were done
-            done = [step for step in todo if step.mirror not in stopped]
+            opened = self._hands.errands.open
+            done = [step for step in todo if step.mirror not in stopped and key(step) not in opened]
         journal.get().error(f"not settled after {ROUNDS} rounds: {', '.join(map(str, done))}")
         return LOOK_SECONDS
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from mirror_agent import certificates, messages, plan, status
-from mirror_agent.actions import Action, IssueCertificate, ProveMirror, RestartUnits, StartUnits
+from mirror_agent.actions import Action, IssueCertificate, RestartUnits, StartUnits
 from mirror_agent.model import Mirror, Pod, Problem
 
 BACKOFF_SECONDS = (2, 5, 15, 30, 60, 120, 300)
@@ -35,15 +35,20 @@ class Memory:
 
     def may(self, step: Action, desired: plan.Desired, now: datetime) -> bool:
         """Is this step not waiting for its next attempt?"""
-        blocked = self.blocked.get(_key(step))
+        blocked = self.blocked.get(key(step))
         return blocked is None or now >= blocked.until or blocked.cause != _cause(step, desired)
 
-    def due(self, steps: Iterable[Action], desired: plan.Desired, now: datetime) -> list[Action]:
-        """The steps to do now: those that wait for no attempt, nor for a step of their mirror that does."""
+    def due(
+        self, steps: Iterable[Action], desired: plan.Desired, now: datetime, under_way: Collection[Key] = ()
+    ) -> list[Action]:
+        """The steps to do now: those that wait for no attempt, nor for a step of their mirror that does.
+
+        `under_way` are steps that were begun, and have not ended.
+        """
         held: set[str] = set()
         due = []
         for step in steps:
-            if not self.may(step, desired, now):
+            if key(step) in under_way or not self.may(step, desired, now):
                 held |= {step.mirror} if step.mirror and not step.alone else set()
             elif step.alone or step.mirror not in held:
                 due.append(step)
@@ -51,14 +56,14 @@ class Memory:
 
     def failed(self, step: Action, reason: str, desired: plan.Desired, now: datetime) -> None:
         """A step failed: wait longer each time."""
-        key, cause = _key(step), _cause(step, desired)
-        before = self.blocked.get(key)
+        which, cause = key(step), _cause(step, desired)
+        before = self.blocked.get(which)
         count = before.count if before and before.cause == cause else 0
         if isinstance(step, IssueCertificate):
             again = now + certificates.retry(count + 1, step.not_after, now)
         else:
             again = now + timedelta(seconds=BACKOFF_SECONDS[min(count, len(BACKOFF_SECONDS) - 1)])
-        self.blocked[key] = _Blocked(count + 1, again, cause, status.Failure(step.mirror, key[0], reason, again))
+        self.blocked[which] = _Blocked(count + 1, again, cause, status.Failure(step.mirror, step.action, reason, again))
         if isinstance(step, StartUnits | RestartUnits) and step.mirror in self.good:
             bad = desired.pods[step.mirror]
             if bad != self.good[step.mirror][1]:
@@ -66,9 +71,9 @@ class Memory:
 
     def settle(self, desired: plan.Desired, observed: plan.Observed, steps: Collection[Action]) -> None:
         """Forget failures of steps that are no longer wanted; remember pods that run as they should."""
-        wanted = {_key(step) for step in steps}
-        self.blocked = {key: blocked for key, blocked in self.blocked.items() if key in wanted}
-        busy = {step.mirror for step in steps if not isinstance(step, ProveMirror)}
+        wanted = {key(step) for step in steps}
+        self.blocked = {which: blocked for which, blocked in self.blocked.items() if which in wanted}
+        busy = {step.mirror for step in steps if not step.alone}
         for mirror in desired.mirrors:
             pod = desired.pods[mirror.name]
             if plan.runs(pod, observed) and mirror.name not in busy:
@@ -92,10 +97,12 @@ class Memory:
 
     def failures(self) -> dict[str, status.Failure]:
         """The last failure of each mirror, and of each subject that serves all of them."""
-        return {blocked.failure.mirror or key[1] or key[0]: blocked.failure for key, blocked in self.blocked.items()}
+        found = self.blocked.items()
+        return {blocked.failure.mirror or which[1] or which[0]: blocked.failure for which, blocked in found}
 
 
-def _key(step: Action) -> Key:
+def key(step: Action) -> Key:
+    """What tells one attempt at something from another."""
     return step.action, step.subject
 
 

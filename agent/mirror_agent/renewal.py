@@ -43,7 +43,8 @@ def _renew(mirror: Mirror, desired: Desired, only_due: bool) -> str:
         return ""  # at boot there is no network yet; and what was brought does not get younger
     why = _why(mirror, settings, paths, now) if only_due else "asked for"
     if why:
-        issuers.renew(issuers.Order(mirror, settings, paths, last, now, desired.leaves.get(mirror.name)))
+        order = issuers.Order(mirror, settings, paths, last, now, desired.leaves.get(mirror.name))
+        issuers.put(order, issuers.get(order))
     return why
 
 

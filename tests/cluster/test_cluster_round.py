@@ -14,6 +14,7 @@ from cluster.control_plane import ControlPlane
 from cluster.story import IDMS, ITMS, MAPS, entries
 from mirror_agent import actions, observe, plan, status
 from mirror_agent.apply import Hands, apply
+from mirror_agent.host.errands import Errands
 from mirror_agent.model import ClusterSettings
 from mirror_agent.targets import cluster as target
 
@@ -25,7 +26,7 @@ KUBECONFIG = Path("/etc/mirror-agent/kubeconfig")
 TABLE = f'[publish.cluster]\nkubeconfig = "{KUBECONFIG}"\ndrain = "always"\n'
 WRITTEN = Written({"quay": QUAY, "ghcr": GHCR}, SETTINGS + TABLE)
 NOTHING: Any = None  # no step of ours touches the host
-HANDS = Hands(NOTHING, NOTHING, lambda: None, set(), set())
+HANDS = Hands(NOTHING, NOTHING, lambda: None, set(), set(), Errands(lambda _: None))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from appliance import AGENT_TOML, STATE, Appliance
+from appliance import AGENT_TOML, STATE, Appliance, in_order
 
 ETC = "/etc/mirror-agent"
 
@@ -62,6 +62,11 @@ _TABLE = """
 [certificates.acme]
 directory = "https://auth.docker.io:14000/dir"
 trust     = "/etc/mirror-agent/tls/acme-root.crt"
+"""
+_HOLE = """
+table ip hole {
+  chain forward { type filter hook forward priority -10; ip daddr 198.51.100.20 drop; }
+}
 """
 _HOOK = """#!/usr/bin/python3
 import sys, dns.query, dns.tsigkeyring, dns.update
@@ -267,6 +272,41 @@ def test_the_server_may_want_it_earlier(server: Appliance) -> None:
     server.settle()
     server.wait(lambda: server.mirror("quay")["certificate"]["serial"] != asked["serial"], 30, "a new certificate")
     assert "the ACME server asks for it" in server.journal("ACTION=issue-certificate", since=since)[0]["MESSAGE"]
+
+
+def test_a_server_that_hangs_holds_up_nobody(server: Appliance) -> None:
+    """Its packets vanish while it is asked: other mirrors come up, and so does this one when its edge was stopped."""
+    box, edge = server.box, "mirror-quay-edge.service"
+    tls = "".join(f'{key} = "{ETC}/tls/{name}"\n' for key, name in (("certificate", "ghcr.crt"), ("key", "ghcr.key")))
+    leaf = _COMPANY.replace("make root\nmake issuing -CA root.crt -CAkey root.key\n", "").replace("quay.m", "ghcr.m")
+    box.exec("sh", "-c", leaf, "company", "90")
+    server.sh(f"cp /root/company/leaf.key {ETC}/tls/ghcr.key; cp /root/company/chain.crt {ETC}/tls/ghcr.crt")
+    serial, since = server.mirror("quay")["certificate"]["serial"], server.cursor()
+    box.gw("nft", "-f", "-", input=_HOLE)
+    try:
+        server.sh(f'systemctl stop mirror-agent; sed -i -E \'s/("at": ")20../\\12020/\' {STATE}/acme/renewals.json')
+        server.sh("systemctl start mirror-agent")
+        server.until_said("quay: issue certificate (the ACME server asks for it)", since)
+        server.define("ghcr", f'source = "ghcr.io"\n[tls]\n{tls}ca = "{ETC}/tls/root.crt"\n')
+        server.sh(f"systemctl stop {edge}")
+        server.wait(lambda: server.mirror("ghcr").get("state") == "serving", 20, "the other mirror to serve")
+        server.wait(lambda: edge in server.starts("quay"), 20, "the edge to be back")
+        assert verified(server)
+        assert server.mirror("quay")["certificate"]["serial"] == serial
+        line = server.until_said("quay: could not issue certificate", since, 60)
+        assert line["MESSAGE_ID"] == "5f2b0c6d1a7e4a0f9c3d8e41b7a60c21"
+        issue = {"ACTION": "issue-certificate", "MIRROR": "quay"}
+        claim = {"ACTION": "claim-address", "MIRROR": "ghcr"}
+        start = {"ACTION": "start-units", "MIRROR": "quay"}
+        for step in (claim, start):  # while the server is asked, not after it
+            in_order(server.journal(since=since), issue, step, {**issue, "MESSAGE": "could not"})
+    finally:
+        box.gw("nft", "delete", "table", "ip", "hole")
+    server.remove("ghcr")
+    server.box.exec("systemctl", "restart", "mirror-agent")  # not to wait for the next try
+    server.wait(lambda: server.mirror("quay")["certificate"]["serial"] != serial, 60, "the new certificate")
+    server.wait(lambda: server.mirror("quay")["certificate"]["served"], 20, "it to be shown")
+    server.serving("quay")
 
 
 def test_acme_by_a_command(server: Appliance) -> None:

@@ -89,6 +89,7 @@ class Host:
     active: dict[str, tuple[File, int]] = field(default_factory=dict)  # what a service was started with, which start
     edges: dict[str, EdgeState] = field(default_factory=dict)
     certificates: dict[str, Certificate] = field(default_factory=dict)
+    issued: dict[int, Certificate] = field(default_factory=dict)  # by serial number
     authority: Certificate | None = None
     images: set[str] = field(default_factory=set)
     networks: set[str] = field(default_factory=set)
@@ -209,14 +210,15 @@ class Host:
                     self._start(service, desired)
             case actions.ReloadEdge():
                 self.edges[step.mirror] = self._edge(step.mirror)
-                assert self.edges[step.mirror] == EdgeState(step.config, step.serial), f"{step}: not what is on disk"
+                assert self.edges[step.mirror].config == step.config, f"{step}: not what is on disk"
             case actions.AnnounceAddress():
                 assert step.start in {c.start for c in self.containers() if c.role is None}, f"{step}: an old start"
                 self.announced.add(step.start)
             case actions.ProveMirror():
                 mirror = of(desired, step.mirror)
-                assert self.certificates[mirror.name].hosts == (mirror.host,)
-                assert self.edges[mirror.name].serial == self.certificates[mirror.name].serial, "an old certificate"
+                shown = self.issued[self.edges[mirror.name].serial]
+                assert (shown.hosts, shown.addresses) == ((mirror.host,), (mirror.address,)), f"{step}: for another"
+                assert shown.not_after > self.now, f"{step}: it has ended"
                 self.proofs[mirror.name] = Proof(mirror.host, mirror.address, mirror.remote, step.image, NOW)
                 self.proved.add((str(mirror.address), mirror.host))
             case actions.RemoveNetwork():
@@ -312,7 +314,9 @@ class Host:
     def _certificate(self, hosts: tuple[str, ...], where: tuple[IPv4Address, ...], days: int) -> Certificate:
         self.count += 1
         end = self.now + timedelta(days=days)
-        return Certificate(hosts, where, self.count, self.now - timedelta(hours=1), end, "ca", True, "ca")
+        made = Certificate(hosts, where, self.count, self.now - timedelta(hours=1), end, "ca", True, "ca")
+        self.issued[made.serial] = made
+        return made
 
     # --- what happens to it ---
 

@@ -86,6 +86,18 @@ def test_steps_that_stand_alone_neither_wait_nor_hold_back() -> None:
     assert memory.due([CLAIM, prove], DESIRED, NOW) == [prove]
 
 
+def test_what_was_begun_is_not_begun_again_and_holds_back_only_what_needs_it() -> None:
+    memory, pod = Memory(), DESIRED.pods["quay"]
+    units = actions.WriteUnits("quay", "", pod.units)
+    other = actions.WriteUnits("ghcr", "", DESIRED.pods["ghcr"].units)
+    needed, spare = (actions.IssueCertificate("quay", "", NOW, spare) for spare in (False, True))
+    under_way = {("issue-certificate", "quay")}
+    assert memory.due([needed, units, other], DESIRED, NOW, under_way) == [other]
+    assert memory.due([spare, units, other], DESIRED, NOW, under_way) == [units, other]
+    memory.failed(spare, "no answer", DESIRED, NOW)
+    assert memory.due([spare, units, other], DESIRED, NOW) == [units, other]
+
+
 def test_a_failure_is_forgotten_when_its_step_is_no_longer_wanted() -> None:
     memory = Memory()
     memory.failed(CLAIM, "taken", DESIRED, NOW)

@@ -103,6 +103,33 @@ def test_with_a_damaged_ca_what_is_removed_is_taken_down_and_stays_published() -
     assert host.published != before
 
 
+# --- renewals that take their time ------------------------------------------------------------------------------
+
+
+def test_a_renewal_holds_back_nothing_while_the_certificate_is_good() -> None:
+    host = settled()
+    del host.active["mirror-quay-edge.service"]
+    host.now += timedelta(days=66)
+    desired = host.desired(BOTH)
+    steps = [step for step in plan.plan(desired, host.observed(desired), host.now) if step.mirror == "quay"]
+    issue, start = steps
+    assert isinstance(issue, actions.IssueCertificate)
+    assert isinstance(start, actions.StartUnits)
+    assert issue.alone
+
+
+def test_without_a_certificate_that_is_good_all_waits_for_it() -> None:
+    host = settled()
+    del host.active["mirror-quay-edge.service"]
+    host.now += timedelta(days=91)
+    for written in (BOTH, BOTH.but(quay=QUAY + 'host = "other"\n')):
+        desired = host.desired(written)
+        steps = [step for step in plan.plan(desired, host.observed(desired), host.now) if step.mirror == "quay"]
+        (issue,) = [step for step in steps if isinstance(step, actions.IssueCertificate)]
+        assert not issue.alone
+        assert not [step for step in steps if isinstance(step, actions.StartUnits)]
+
+
 # --- what an admin brings --------------------------------------------------------------------------------------
 
 

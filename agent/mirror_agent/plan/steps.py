@@ -100,10 +100,11 @@ def _mirror(
     if changed and startable:
         new = not any(unit.path in observed.files for unit in pod.units)
         return [*prepare, WriteUnits(mirror.name, "new" if new else "changed", changed)]
-    if prepare or changed or not all(_loaded(name, observed) for name in unit_services(pod)):
+    needed = any(not step.alone for step in prepare)
+    if needed or changed or not all(_loaded(name, observed) for name in unit_services(pod)):
         return prepare
     run = _run(mirror, pod, observed)
-    return [step for step in run if startable or not isinstance(step, StartUnits | RestartUnits)]
+    return [*prepare, *(step for step in run if startable or not isinstance(step, StartUnits | RestartUnits))]
 
 
 def _prepare(
@@ -120,11 +121,12 @@ def _prepare(
             yield WriteFile(mirror.name, "changed" if path in observed.files else "new", file)
     for path in sorted(there - wanted.keys()):
         yield DeleteFile(mirror.name, "no longer used", path)
+    certificate = observed.certificates.get(mirror.name)
     if why := due(mirror, desired, observed, now):
-        certificate = observed.certificates.get(mirror.name)
-        yield IssueCertificate(mirror.name, why, certificate.not_after if certificate else None)
+        spare = certificate is not None and certificates.serves(certificate, mirror, now)
+        yield IssueCertificate(mirror.name, why, certificate.not_after if certificate else None, spare)
     elif certificates.issuer_of(mirror, desired.settings.certificates) == Issuer.ACME:
-        certificate, suggestion = observed.certificates.get(mirror.name), observed.suggested.get(mirror.name)
+        suggestion = observed.suggested.get(mirror.name)
         if certificate and certificates.to_be_asked(certificate, suggestion, now):
             yield AskRenewal(
                 mirror.name, "some hours ago", certificate.serial, suggestion.asked if suggestion else None

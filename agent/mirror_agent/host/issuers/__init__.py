@@ -15,7 +15,7 @@ from mirror_agent.host.issuers import acme, brought, own
 from mirror_agent.host.issuers.order import Order
 from mirror_agent.model import Issuer
 
-__all__ = ["ISSUERS", "Order", "renew"]
+__all__ = ["ISSUERS", "Order", "get", "put"]
 
 ISSUERS: Mapping[Issuer, Callable[[Order], Pair]] = {
     Issuer.OWN: own.issue,
@@ -24,11 +24,15 @@ ISSUERS: Mapping[Issuer, Callable[[Order], Pair]] = {
 }
 
 
-def renew(order: Order) -> None:
-    """Get a certificate and make it the mirror's current one; the edge takes it at its next reload or start.
+def get(order: Order) -> Pair:
+    """A key and its certificate, from whoever makes this mirror's.  May take minutes.  Raises Trouble."""
+    return ISSUERS[certificates.issuer_of(order.mirror, order.settings)](order)
+
+
+def put(order: Order, pair: Pair) -> None:
+    """Make a pair the mirror's current one; the edge takes it at its next reload or start.
 
     The agent and `mirror-agent renew` may do so at the same time: one waits for the other.  Raises Trouble.
     """
-    pair = ISSUERS[certificates.issuer_of(order.mirror, order.settings)](order)
     with authorities.locked(order.paths.authority):
         pairs.install(order.paths.mirror(order.mirror.name) / "tls", pair.key, pair.certificate, pods.EDGE_ID)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from cryptography import x509
@@ -18,13 +18,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 
 from mirror_agent import __version__, certificates
 from mirror_agent.certificates import Pair, SigningKey
-from mirror_agent.host import files
+from mirror_agent.host import authorities, files
 from mirror_agent.host.issuers import dns
 from mirror_agent.host.issuers.order import Order
-from mirror_agent.model import AcmeSettings, Certificate, File, Folder, LeafKey, Paths, Trouble
+from mirror_agent.model import AcmeSettings, Certificate, File, Folder, LeafKey, Paths, Suggestion, Trouble
 
-CALL_S = 30  # of one request; less than the agent's watchdog
-SLICE = timedelta(seconds=20)  # of waiting for the server, between two signs of life
+CALL_S = 30  # of one request
 PATIENCE = timedelta(seconds=100)  # until it has looked at the record, and again until it has signed
 _LIMIT = 16 * 1024  # bytes of the account's key
 
@@ -39,16 +38,20 @@ def issue(order: Order) -> Pair:
     except ImportError as error:
         raise Trouble("ACME", "the library is not there", "install python3-acme") from error
     try:
-        return _issue(settings, order.settings.leaf_key, host, order.paths, order.alive)
+        return _issue(settings, order.settings.leaf_key, host, order.paths)
     except (errors.Error, OSError, ValueError) as error:  # those of requests are OSErrors
         raise Trouble(settings.directory, _words(error), f"no certificate for {host} yet; it is tried again") from error
 
 
-def suggest(settings: AcmeSettings, paths: Paths, certificate: Certificate) -> datetime | None:
+def suggest(settings: AcmeSettings, paths: Paths, certificate: Certificate) -> Suggestion:
     """When the server would have a certificate renewed: a moment of the window that it gives (RFC 9773, 4.2).
 
-    None where it says nothing.  Raises Trouble.
+    Raises Trouble.
     """
+    return Suggestion(certificate.serial, datetime.now(UTC), _suggested(settings, paths, certificate))
+
+
+def _suggested(settings: AcmeSettings, paths: Paths, certificate: Certificate) -> datetime | None:
     try:
         from acme import errors  # noqa: PLC0415
     except ImportError as error:
@@ -73,15 +76,14 @@ def _identity(certificate: Certificate) -> str:
     return ".".join(urlsafe_b64encode(part).decode("ascii").rstrip("=") for part in parts)
 
 
-def _issue(settings: AcmeSettings, kind: LeafKey, host: str, paths: Paths, alive: Callable[[], None]) -> Pair:
+def _issue(settings: AcmeSettings, kind: LeafKey, host: str, paths: Paths) -> Pair:
     acme = _client(settings, paths)
-    alive()
     key = certificates.make_key(kind)
     order = acme.new_order(_request(key, host))
-    with _answered(acme, order, settings, alive):
-        order = _patiently(lambda until: acme.poll_authorizations(order, until), alive)
+    with _answered(acme, order, settings):
+        order = _patiently(lambda until: acme.poll_authorizations(order, until))
     order = acme.begin_finalization(order)
-    order = _patiently(lambda until: acme.poll_finalization(order, until), alive)
+    order = _patiently(lambda until: acme.poll_finalization(order, until))
     return Pair(certificates.key_pem(key), order.fullchain_pem.encode("ascii"))
 
 
@@ -110,10 +112,11 @@ def _network(paths: Paths) -> Any:
 def _account_key(paths: Paths) -> Any:
     place = paths.acme
     files.ensure_folder(Folder(place, 0o700))
-    if (stored := files.read(place / "account.key", _LIMIT)) is None:
-        made = ec.generate_private_key(ec.SECP256R1())
-        stored = certificates.key_pem(made)
-        files.write(File(place / "account.key", stored, 0o600))
+    with authorities.locked(paths.authority):  # several mirrors may need it first
+        if (stored := files.read(place / "account.key", _LIMIT)) is None:
+            made = ec.generate_private_key(ec.SECP256R1())
+            stored = certificates.key_pem(made)
+            files.write(File(place / "account.key", stored, 0o600))
     return load_pem_private_key(stored, password=None)
 
 
@@ -124,7 +127,7 @@ def _request(key: SigningKey, host: str) -> bytes:
 
 
 @contextmanager
-def _answered(acme: Any, order: Any, settings: AcmeSettings, alive: Callable[[], None]) -> Iterator[None]:
+def _answered(acme: Any, order: Any, settings: AcmeSettings) -> Iterator[None]:
     """The records are there meanwhile, and the server was told to look."""
     from acme import challenges, messages  # noqa: PLC0415
 
@@ -139,7 +142,6 @@ def _answered(acme: Any, order: Any, settings: AcmeSettings, alive: Callable[[],
             response, value = found[0].chall.response_and_validation(acme.net.key)
             records.append((found[0].chall.validation_domain_name(authorization.body.identifier.value), value))
             dns.add(settings, *records[-1])
-            alive()
             acme.answer_challenge(found[0], response)
         yield
     finally:
@@ -147,18 +149,14 @@ def _answered(acme: Any, order: Any, settings: AcmeSettings, alive: Callable[[],
             dns.remove(settings, *record)
 
 
-def _patiently(poll: Callable[[datetime], Any], alive: Callable[[], None]) -> Any:
-    """Poll in slices, with a sign of life before each.  The library wants local times without a zone."""
+def _patiently(poll: Callable[[datetime], Any]) -> Any:
+    """Poll until it is done.  The library wants local times without a zone."""
     from acme import errors  # noqa: PLC0415
 
-    end = datetime.now() + PATIENCE
-    while True:
-        alive()
-        try:
-            return poll(min(end, datetime.now() + SLICE))
-        except errors.TimeoutError:
-            if datetime.now() >= end:
-                raise Trouble("ACME", f"the server was not through within {PATIENCE.seconds} s") from None
+    try:
+        return poll(datetime.now() + PATIENCE)
+    except errors.TimeoutError:
+        raise Trouble("ACME", f"the server was not through within {PATIENCE.seconds} s") from None
 
 
 def _words(error: Exception) -> str:

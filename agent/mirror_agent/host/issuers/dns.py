@@ -13,7 +13,7 @@ from mirror_agent.host import files
 from mirror_agent.model import AcmeSettings, Trouble
 
 ANSWER_S = 10.0  # of the name server
-HOOK_S = 60.0  # of the command; less than the agent's watchdog
+HOOK_S = 60.0  # of the command
 TTL = 60
 _LIMIT = 16 * 1024  # bytes of a key file
 _KEY = re.compile(r'key\s+"?([A-Za-z0-9._-]+)"?\s*\{([^}]*)\}')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,4 +19,3 @@ class Order:
     last: Certificate | None  # the mirror's certificate so far
     now: datetime
     brought: Pair | None = None  # by an admin, for this mirror
-    alive: Callable[[], None] = lambda: None  # called often while it takes long

@@ -24,6 +24,7 @@ from mirror_agent.host.errands import Errands
 from mirror_agent.host.systemd import BusLost, Systemd
 from mirror_agent.memory import Memory, key
 from mirror_agent.model import CacheSettings, File, Paths, Problem, Trouble
+from mirror_agent.showing import Showing
 from mirror_agent.sources import SOURCES, Stop, Watched
 from mirror_agent.targets.watch import Watches
 
@@ -53,6 +54,7 @@ class Agent:
         self._containers = Containers()
         self._hands = Hands(self._systemd, self._containers, notify.watchdog, set(), set(), Errands(self._hints.put))
         self._clients = Clients(paths)
+        self._page = Showing()
         self._cache = CacheSettings().path
         self._told: frozenset[Problem] = frozenset()
         self._shown = ""
@@ -175,6 +177,7 @@ class Agent:
             shown = status.describe(desired, observed, steps, self._memory.failures(), problems, now)
             self._show(shown)
             self._tell_cluster(shown.cluster)
+            self._page.show(shown, desired, observed)
             if not todo:
                 return min(_patience(shown), TIGHT_SECONDS if self._clients.soon else LOOK_SECONDS)
             failures = apply(todo, desired, observed, self._hands)

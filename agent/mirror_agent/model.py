@@ -305,10 +305,19 @@ class ClusterSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class FolderSettings:
+    """The folder that readers fetch the publication from, and who may read it."""
+
+    path: Path
+    mode: int = 0o644  # of the files; folders can be entered by whoever may read
+    group: str = ""  # name or number; "": the one that new files get there
+
+
+@dataclass(frozen=True, slots=True)
 class PublishSettings:
     """Where publications go.  None: nowhere."""
 
-    folder: Path | None = None
+    folder: FolderSettings | None = None
     cluster: ClusterSettings | None = None
 
 

@@ -28,7 +28,7 @@ from mirror_agent.model import (
     Trouble,
 )
 from mirror_agent.plan import Desired, Observed, hold_file, service_of
-from mirror_agent.targets import cluster, targets
+from mirror_agent.targets import TargetError, cluster, targets
 from mirror_agent.usage import Usage
 from mirror_agent.wish import Remembered
 
@@ -169,10 +169,10 @@ def _published(desired: Desired) -> tuple[Mapping[str, Mapping[str, bytes]], tup
     for target in targets(desired.settings.publish):
         try:
             published[target.place] = dict(target.read())
-        except Trouble as trouble:
+        except TargetError as error:
             where = str(desired.paths.settings)
-            reason = f"{target.place}: {trouble.reason}"
-            problems.append(Problem(where, "publish", reason, trouble.hint, message_id=messages.TARGET_FAILED))
+            reason = f"{target.place}: {error.reason}"
+            problems.append(Problem(where, error.key, reason, error.hint, message_id=messages.TARGET_FAILED))
     return published, tuple(problems)
 
 

@@ -55,6 +55,12 @@ class CacheStatus:
     sent: int = 0  # to clients
     fetched: int = 0  # from the upstream
 
+    @property
+    def hit(self) -> int | None:
+        """The share of manifests and blobs that did not wait for the upstream, in percent."""
+        given = self.hits + self.misses + self.stale
+        return 100 * (given - self.misses) // given if given else None
+
 
 @dataclass(frozen=True, slots=True)
 class CertificateStatus:
@@ -176,7 +182,7 @@ def describe(
         problems=tuple(problems),
         failures=tuple(failures.values()),
         publication=_publication(desired, observed, open_steps),
-        folder=str(desired.settings.publish.folder or ""),
+        folder=str(folder.path) if (folder := desired.settings.publish.folder) else "",
         authority=_authority(desired, observed),
         cluster=_cluster(desired, observed, now),
         free=min((fill.free for fill in observed.fills.values()), default=0),
@@ -308,7 +314,7 @@ def _publication(desired: Desired, observed: Observed, steps: tuple[Action, ...]
     if observed.authority is None:
         return "waits: there is no CA yet"
     if not observed.published:
-        return f"waits: {folder} cannot be reached"
+        return f"waits: {folder.path} cannot be reached"
     waiting = [step for step in steps if isinstance(step, Publish)]
     if not waiting:
         return "up to date"

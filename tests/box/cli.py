@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _verb(options: argparse.Namespace) -> int:
     verb = options.verb
     if verb == "run":
-        run(options.command, read_only=options.ro, cluster=options.cluster)
+        run(options.command, read_only=options.ro, cluster=options.cluster, browser=options.browser)
     if verb == "clean":
         clean()
         return 0
@@ -108,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     command = verb("run", "run a command in Debian 13 with the developers' tools, without booting, in this tree")
     command.add_argument("--ro", action="store_true", help="the tree cannot be written")
     command.add_argument("--cluster", action="store_true", help="with a kube-apiserver in KUBEBUILDER_ASSETS")
+    command.add_argument("--browser", action="store_true", help="with Chromium and its driver")
     _command(command)
     verb("pytest", "run pytest on this machine, for tests that drive the box; its arguments follow")
     shell = verb("shell", "a shell on the cache host, or elsewhere")

@@ -183,13 +183,14 @@ class Box:
         self.node("podman", "system", "reset", "--force")
 
 
-def run(argv: Sequence[str], *, read_only: bool = False, cluster: bool = False) -> None:
+def run(argv: Sequence[str], *, read_only: bool = False, cluster: bool = False, browser: bool = False) -> None:
     """Replace this process by `argv` in Debian 13 with the developers' tools, not booted; see README.md.
 
     With `cluster`, KUBEBUILDER_ASSETS is a folder with a kube-apiserver: the caller's, or the one that is built here.
     """
     given = os.environ.get("KUBEBUILDER_ASSETS", "")
-    needed = (*stages.FOR_RUN, *((stages.API_SERVER,) if cluster and not given else ()))
+    needed = (*stages.FOR_RUN, *((stages.API_SERVER,) if cluster and not given else ()),
+              *((stages.BROWSER,) if browser else ()))  # fmt: skip
     _build(needed)
     for stage in needed:
         os.set_inheritable(cache.hold(stage.path), True)
@@ -197,7 +198,7 @@ def run(argv: Sequence[str], *, read_only: bool = False, cluster: bool = False) 
     told = {"KUBEBUILDER_ASSETS": str(assets[0])} if assets else {}
     here = Path.cwd()
     sandbox = Sandbox(
-        layers=(stages.TOOLS.path, stages.ROOTFS.path),
+        layers=(*((stages.BROWSER.path,) if browser else ()), stages.TOOLS.path, stages.ROOTFS.path),
         writable=() if read_only else (REPO,), readable=((REPO,) if read_only else ()) + assets,
         environment=_passed_on(os.environ) | told,
     )  # fmt: skip

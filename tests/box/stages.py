@@ -147,6 +147,19 @@ def _make_tools(folder: Path) -> None:
 TOOLS = Stage("tools", _TOOLS, _make_tools, needs=(ROOTFS,))
 
 
+_BROWSER = _lines("browser.txt")
+
+
+def _make_browser(folder: Path) -> None:
+    sandbox = Sandbox((ROOTFS.path,), upper=folder)
+    install = f"apt-get -q update && apt-get -qy --no-install-recommends install {' '.join(_BROWSER)}"
+    sandbox.run(["sh", "-ec", f"{install} && apt-get clean && rm -rf /var/lib/apt/lists/*"])
+    remove_workdir(folder)
+
+
+BROWSER = Stage("browser", _BROWSER, _make_browser, needs=(ROOTFS,))
+
+
 BUNDLED = REPO / "packaging/bundled.txt"
 
 
@@ -262,7 +275,7 @@ _GUEST_SOURCE = _source("guest.py", "topology.py")
 GUEST = Stage("guest", [content(HERE / "guest"), _GUEST_SOURCE], _make_guest, needs=(STORES, PROXY))
 NODE = Stage("node", _GUEST_SOURCE, _make_node, needs=(PKI,))
 
-ALL = (ROOTFS, REGISTRY, PROXY, PKI, IMAGES, STORES, GUEST, NODE, TOOLS, WHEELS, PYTEST, API_SERVER)
+ALL = (ROOTFS, REGISTRY, PROXY, PKI, IMAGES, STORES, GUEST, NODE, TOOLS, WHEELS, PYTEST, API_SERVER, BROWSER)
 FOR_RUN = (ROOTFS, TOOLS)  # all that `box run` needs
 
 

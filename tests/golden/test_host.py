@@ -124,7 +124,7 @@ def test_render_writes_the_golden_tree_to_the_byte(case: Path, tmp_path: Path) -
 def test_nothing_but_the_publication_lies_in_its_folder_and_no_ca_is_made_up(case: Path) -> None:
     wanted = desired(case)
     folder = wanted.settings.publish.folder
-    below = files_below(case / "host" / str(folder).lstrip("/")) if folder else {}
+    below = files_below(case / "host" / str(folder.path).lstrip("/")) if folder else {}
     assert "ca-bundle.pem" not in below
     assert not any(b"CERTIFICATE" in content for content in files_below(case / "host").values())
     if folder:

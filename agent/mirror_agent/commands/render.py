@@ -43,5 +43,5 @@ def rendered(desired: plan.Desired) -> dict[PurePosixPath, bytes]:
     found = {file.path: file.content for file in (desired.network.unit, *units) if desired.mirrors}
     if folder := desired.settings.publish.folder:
         for document in plan.documents(Publication(desired.mirrors, "")):
-            found[PurePosixPath(folder) / document.name] = document.content
+            found[PurePosixPath(folder.path) / document.name] = document.content
     return dict(sorted(found.items()))

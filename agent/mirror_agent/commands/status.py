@@ -12,7 +12,7 @@ from rich.table import Table
 from mirror_agent.commands.common import PROBLEM, JsonOption, complain, new_table, screen, show_json
 from mirror_agent.host import files
 from mirror_agent.model import Paths, Problem, Trouble
-from mirror_agent.status import State, size
+from mirror_agent.status import CacheStatus, State, size
 
 _COLOURS = {State.SERVING: "green", State.FAILED: "red", State.UNPROVED: "cyan"}
 
@@ -80,8 +80,8 @@ def _caches(mirrors: list[dict[str, Any]]) -> Table:
     table = new_table("MIRROR", "IMAGES", "CACHED", "OF", "REQUESTS", "HIT", "STALE", "ERRORS", "SENT", "FETCHED")
     for row in mirrors:
         cache = row["cache"]
-        given = cache["hits"] + cache["misses"] + cache["stale"]
-        hit = f"{100 * (given - cache['misses']) // given} %" if given else "-"
+        rate = CacheStatus(**cache).hit
+        hit = "-" if rate is None else f"{rate} %"
         counts = (cache["requests"], hit, cache["stale"], cache["errors"])
         table.add_row(
             row["name"], str(cache["images"]), size(cache["size"]), size(cache["budget"]), *map(str, counts),

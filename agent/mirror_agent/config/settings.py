@@ -19,6 +19,7 @@ from mirror_agent.model import (
     CertificateSettings,
     ClusterSettings,
     Drain,
+    FolderSettings,
     ImageSettings,
     LeafKey,
     NetworkSettings,
@@ -167,6 +168,8 @@ class FolderTable(Table):
     """[publish.folder]: a folder that readers fetch the publication from."""
 
     path: Annotated[Path, text(values.folder)] = Field(examples=['"/srv/www/mirrors"'])
+    mode: Annotated[int, text(values.mode)] = Field(default=0o644, examples=['"0640"'])
+    group: Annotated[str, text(values.group)] = Field(default="", examples=['"www-data"'])
 
     @field_validator("path")
     @classmethod
@@ -235,7 +238,8 @@ def parse_settings(file: str, content: bytes) -> tuple[Settings | None, tuple[Pr
         images=ImageSettings(table.images.edge, table.images.registry),
         certificates=_certificates(table.certificates),
         publish=PublishSettings(
-            table.publish.folder.path if table.publish.folder else None, _cluster(table.publish.cluster, table.domain)
+            FolderSettings(**dict(table.publish.folder)) if table.publish.folder else None,
+            _cluster(table.publish.cluster, table.domain),
         ),
     ), ()
 

@@ -20,6 +20,8 @@ SMALLEST_SIZE = 256 * 2**20  # less than one usual image: a slip of the unit
 LARGEST_SIZE = 2**50
 LOWEST_RATE, HIGHEST_RATE = 100_000, 100 * 2**30  # less: no image arrives before its client gives up
 LONGEST_FRESH = 86_400
+MODES = ("0600", "0640", "0644")  # nobody else may write: the manifest says what is removed
+LARGEST_GROUP = 2**32 - 2
 SHORTEST_KEEP, LONGEST_KEEP = 3_600, 3650 * 86_400
 
 _FOLDER = re.compile(r"(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)+")
@@ -34,6 +36,7 @@ _WINDOW = re.compile(r"(?:([A-Z][a-z]{2}) )?([01][0-9]|2[0-3]):([0-5][0-9])-([01
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _OBJECT = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
+_GROUP = re.compile(r"[a-z_][a-z0-9_-]{0,31}|[0-9]{1,10}")
 _UNITS = {"kB": 10**3, "KiB": 2**10, "MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -72,6 +75,20 @@ def window(value: str) -> Window:
         raise Mistake(f"{shown(value)} is no time of the week", 'as "Sun 02:00-05:00", or "02:00-05:00" for every day')
     start, end = time(int(match[2]), int(match[3])), time(int(match[4]), int(match[5]))
     return Window(_DAYS.index(match[1]) if match[1] else None, start, end)
+
+
+def mode(value: str) -> int:
+    """Who may read the published files, as "0640".  Raises Mistake."""
+    if value not in MODES:
+        raise Mistake(f"{shown(value)} is no mode of published files", " or ".join(f'"{each}"' for each in MODES))
+    return int(value, 8)
+
+
+def group(value: str) -> str:
+    """A group of this host, by its name or its number.  Raises Mistake."""
+    if not _GROUP.fullmatch(value) or (value.isdecimal() and int(value) > LARGEST_GROUP):
+        raise Mistake(f"{shown(value)} is no group", 'its name or its number, as "www-data" or "33"')
+    return value
 
 
 def object_name(value: str) -> str:

@@ -17,6 +17,7 @@ from mirror_agent.model import Change, ClusterSettings, ClusterState
 from mirror_agent.targets import kubeconfig
 from mirror_agent.targets.api import Api
 from mirror_agent.targets.target import TargetError
+from mirror_agent.targets.work import Work
 
 ANSWER_SECONDS = 5.0  # that a look waits for the cluster
 APPLY_SECONDS = 60.0  # that a round of changes may take in all
@@ -49,7 +50,7 @@ class Session:
 
     def __init__(self, settings: ClusterSettings) -> None:
         self._settings = settings
-        self._work: _Work[ClusterState | None] | None = None
+        self._work: Work[ClusterState | None] | None = None
         self._state: ClusterState | None = None
         self._error: TargetError | None = None
         self._failures = 0
@@ -68,7 +69,7 @@ class Session:
         patience = 0.0  # for an answer that was waited for before
         if self._work is None and (time.monotonic() >= self._next or self._asked != self._stirred):
             self._asked = self._stirred
-            self._work, patience = _Work(self._look), ANSWER_SECONDS
+            self._work, patience = Work(place(self._settings), self._look), ANSWER_SECONDS
         if self._work:
             self._collect(patience)
         if self._error:
@@ -95,7 +96,7 @@ class Session:
         """See publish().  What was read before is out of date afterwards, however it ends."""
         if self._work and not self._work.wait(0):
             raise TargetError(place(self._settings), "it does not answer", "it is asked again")
-        work = self._work = _Work(lambda: self._connected().apply(changes))
+        work = self._work = Work(place(self._settings), lambda: self._connected().apply(changes))
         self._next = 0.0
         deadline = time.monotonic() + APPLY_SECONDS
         while not work.wait(min(5.0, max(deadline - time.monotonic(), 0.0))):
@@ -125,27 +126,3 @@ class Session:
         except TargetError:
             self._api = None  # the next time with what the kubeconfig says then
             raise
-
-
-class _Work[T]:
-    """A function in a thread of its own that nobody has to wait for."""
-
-    def __init__(self, function: Callable[[], T]) -> None:
-        self.result: T | None = None
-        self.error: TargetError | None = None
-        self._function = function
-        self._thread = threading.Thread(target=self._run, name="cluster", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self.result = self._function()
-        except TargetError as error:
-            self.error = error
-        except Exception as error:  # what a client library raises is told, not lost
-            self.error = TargetError("the cluster", f"{type(error).__name__}: {' '.join(str(error).split())}")
-
-    def wait(self, seconds: float) -> bool:
-        """Is it done, at the latest after this time?"""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()

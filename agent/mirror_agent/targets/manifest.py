@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,19 @@ from mirror_agent.targets.target import TargetError
 
 MANIFEST = ".mirror-agent.json"
 VERSION = 1
+DEFAULT_MODE = "0644"  # of a manifest that names none
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Names of published files with the SHA-256 (hex) of their content."""
+    """Names of published files with the SHA-256 (hex) of their content, and who was to read them.
+
+    The latter is what was asked for: a share may have a mind of its own about modes and groups.
+    """
 
     files: Mapping[str, str] = field(default_factory=dict)
+    mode: str = DEFAULT_MODE
+    group: str = ""
 
     @classmethod
     def parse(cls, content: bytes | None, folder: Path) -> Manifest:
@@ -36,13 +42,15 @@ class Manifest:
         files = value.get("files")
         if not isinstance(files, dict) or not all(isinstance(sum_, str) for sum_ in files.values()):
             raise TargetError(where, "`files` is not a table of names and sums", hint)
-        return cls(files)
+        return cls(files, str(value.get("mode", DEFAULT_MODE)), str(value.get("group", "")))
 
     def joined(self, new: Manifest) -> Manifest:
         """What is ours while one set of files becomes the other: all of both."""
-        return Manifest({**self.files, **new.files})
+        return replace(self, files={**self.files, **new.files})
 
     def text(self) -> bytes:
         """The manifest's bytes, the same for the same files."""
-        files = dict(sorted(self.files.items()))
-        return (json.dumps({"version": VERSION, "files": files}, indent=2) + "\n").encode("ascii")
+        value: dict[str, Any] = {"version": VERSION, "files": dict(sorted(self.files.items()))}
+        if (self.mode, self.group) != (DEFAULT_MODE, ""):
+            value |= {"mode": self.mode, "group": self.group}
+        return (json.dumps(value, indent=2) + "\n").encode("ascii")

@@ -4,7 +4,7 @@ DESTDIR  ?=
 HOST     := tests/box/box
 RUN      := $(HOST) run --
 
-.PHONY: help install rpm demo test lint unit golden golden-update packaging cluster system host clean
+.PHONY: help install rpm demo test lint unit golden golden-update packaging cluster browser system host clean
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,7 +15,7 @@ demo:            ## boot the appliance, five mirrors, cut the internet, see the 
 
 test: host       ## everything: lint, types, floors, unit, golden, cluster, system (root)
 	@$(HOST) build
-	@$(MAKE) --no-print-directory lint unit golden packaging cluster system
+	@$(MAKE) --no-print-directory lint unit golden packaging cluster browser system
 
 host:            # what this machine needs to build and boot the test host
 	@tests/box/host-packages
@@ -40,6 +40,9 @@ golden-update:   ## write the golden outputs anew (read the diff before you comm
 
 cluster:         ## a cluster is told the truth: against a real kube-apiserver
 	@$(HOST) run --cluster -- python3 -m pytest -q tests/cluster
+
+browser:         ## the published page, in Chromium
+	@$(HOST) run --browser -- python3 -m pytest -q tests/browser
 
 system:          ## the promises, on a booted host with systemd, podman, a LAN and an internet
 	@tests/box/pytest tests/box tests/system

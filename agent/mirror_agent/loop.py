@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mirror_agent import messages, metrics, observe, plan, status, wish
-from mirror_agent.actions import Action, Evict
+from mirror_agent.actions import Action, Evict, Publish
 from mirror_agent.apply import Failures, Hands, apply, repair
 from mirror_agent.clients import TIGHT_SECONDS, Clients
 from mirror_agent.host import disk, files, journal, notify
@@ -177,7 +177,8 @@ class Agent:
             shown = status.describe(desired, observed, steps, self._memory.failures(), problems, now)
             self._show(shown)
             self._tell_cluster(shown.cluster)
-            self._page.show(shown, desired, observed)
+            if not any(isinstance(step, Publish) for step in todo):  # else it would tell of files that come just now
+                self._page.show(shown, desired, observed)
             if not todo:
                 return min(_patience(shown), TIGHT_SECONDS if self._clients.soon else LOOK_SECONDS)
             failures = apply(todo, desired, observed, self._hands)

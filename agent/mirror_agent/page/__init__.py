@@ -61,7 +61,9 @@ def due(before: bytes | None, status: Status, documents: Mapping[str, bytes], no
 def draw(status: Status, documents: Mapping[str, bytes], now: datetime) -> bytes:
     """The page as it is to be now."""
     names = sorted(documents, key=lambda name: (_place(name), name))
-    told = [(name, _reader(name), size(len(documents[name])), documents[name].decode()) for name in names]
+    told = [
+        (name, _reader(name), size(len(documents[name])), documents[name].decode(errors="replace")) for name in names
+    ]
     text = _template().render(
         status=status,
         documents=told,

@@ -185,7 +185,7 @@ def bad_definitions() -> Status:
     texts = {
         f"{EVIL.replace('/', '')}.toml": 'source = "quay.io"',
         "a.toml": f"source = '''{EVIL}'''",
-        "b.toml": f"""source = "ghcr.io"\nhost = "<b onmouseover=alert(1)>"\n"<script>alert(1)</script>" = 1""",
+        "b.toml": """source = "ghcr.io"\nhost = "<b onmouseover=alert(1)>"\n"<script>alert(1)</script>" = 1""",
         "c.toml": 'source = "<svg/onload=alert(1)>"',
     }
     files = [Candidate(f"/etc/mirror-agent.d/{name}", "regular", content=text.encode()) for name, text in texts.items()]

@@ -56,7 +56,7 @@ def end_state(appliance: Appliance) -> dict[str, str]:
     configs = " ".join(f"{STATE}/mirrors/*/{part}" for part in ("edge", "registry", "auth"))
     listing = f"cd / && find {UNITS} {PUBLISHED} {STATE}/accepted {configs}"
     return {
-        "files": appliance.sh(f"{listing} -type f -exec sha256sum {{}} + | sort -k2"),
+        "files": appliance.sh(f"{listing} -type f ! -name index.html -exec sha256sum {{}} + | sort -k2"),
         "modes": appliance.sh(f"{listing} -printf '%p %y %m %U %G\\n' | sort"),
         "leases": json.dumps(json.loads(appliance.sh(f"cat {STATE}/leases.json")), sort_keys=True),
         "authority": appliance.sh(

@@ -42,7 +42,8 @@ def stamps(appliance: Appliance) -> str:
 
 
 def modes(appliance: Appliance) -> set[str]:
-    return set(appliance.sh(f"find {PUBLISHED} -mindepth 1 -printf '%y %m %g\\n'").splitlines())
+    """Of all that is there; not checked: a file may be replaced while they are read."""
+    return set(appliance.sh(f"find {PUBLISHED} -mindepth 1 -printf '%y %m %g\\n'", check=False).splitlines())
 
 
 # --- the page

@@ -22,6 +22,7 @@ ENTRIES: Mapping[str, str] = {**KINDS, "ImageContentSourcePolicy": "repositoryDi
 NAMESPACE = "openshift-config"
 TRUST = "mirror-agent-ca"  # the ConfigMap, where the cluster names none yet
 POLICY = "mirrorSourcePolicy"
+MANAGED_BY, INSTANCE, HOST = "app.kubernetes.io/managed-by", "app.kubernetes.io/instance", "mirror-agent-host"  # labels
 COST: Mapping[Cost, str] = {
     Cost.NONE: "no node is touched",
     Cost.RELOAD: "CRI-O is reloaded, no drain",
@@ -70,15 +71,16 @@ def compare(publication: Publication, settings: ClusterSettings, state: ClusterS
     there = {_key(content): content for content in state.objects}
     mine = entries(publication)
     own = frozenset((kind, own_name(settings)) for kind in KINDS)
+    former = _former({mirror.host for mirror in publication.mirrors}, settings, state)
     try:
-        trust = tuple(_trust(publication, settings, state, there))
+        trust = tuple(_trust(publication, settings, state, former))
     except _RefusedError as refused:
         return Outcome(refused=str(refused.args[0]), hint=refused.args[1], untrusted=True)
-    changes = tuple(_mirrors(mine, settings, there, own))
+    changes = tuple(_mirrors(mine, settings, state, former))
     after: dict[Key, Content] = {**there, **{(change.kind, change.name): change.body for change in changes}}
     notes = tuple(_shadows(mine, after, own))
     try:
-        _check(mine, there, after, own, settings)
+        _check(mine, state, after, own, settings)
         verdict = judge(objects(there.values()), objects(after.values()))
     except _RefusedError as refused:
         return Outcome(trust, changes, refused=str(refused.args[0]), hint=refused.args[1], notes=notes)
@@ -103,13 +105,8 @@ def own_name(settings: ClusterSettings) -> str:
 
 def hosts(settings: ClusterSettings, state: ClusterState) -> frozenset[str]:
     """The mirrors' hosts that the cluster is told of in this cache host's own objects."""
-    return frozenset(
-        _host(mirror)
-        for content in state.objects
-        if _key(content)[0] in KINDS and _key(content)[1] == own_name(settings)
-        for entry in _entries(content)
-        for mirror in entry.get("mirrors", ())
-    )
+    own = [each for each in state.objects if _key(each)[0] in KINDS and _key(each)[1] == own_name(settings)]
+    return frozenset[str]().union(*map(_hosts, own))
 
 
 def objects(contents: Iterable[Content]) -> dict[Key, Object]:
@@ -130,14 +127,15 @@ def roll_out(pools: Iterable[Pool]) -> str:
 
 
 def _mirrors(
-    mine: tuple[Entry, ...], settings: ClusterSettings, objects: Mapping[Key, Content], own: frozenset[Key]
+    mine: tuple[Entry, ...], settings: ClusterSettings, state: ClusterState, former: tuple[Content, ...]
 ) -> Iterator[Change]:
     """In an order that never leaves a policy alone: two that differ are ignored until they agree.
 
     So entries of others that lose our policy come first, those that get it come last.
     """
     policies = {_host(entry.mirror): entry.policy for entry in mine}
-    told = hosts(settings, ClusterState(tuple(objects[key] for key in own & objects.keys())))
+    objects = {_key(content): content for content in state.objects}
+    told = hosts(settings, state).union(*map(_hosts, former))
     adopted = [
         (change, gives)
         for (kind, name), content in sorted(objects.items())
@@ -148,11 +146,16 @@ def _mirrors(
     for kind, key in KINDS.items():
         there = objects.get((kind, own_name(settings)))
         body = mirror_set(kind, own_name(settings), key, mine)
-        body["metadata"]["labels"] = labels(settings)
+        body["metadata"]["labels"] = labels(settings.name, state.host)
         if there is None and not mine:
             continue
-        if there is None or _said(there) != _said(body) or not _is_ours(there, settings):
-            yield Change(body, force=there is not None and _is_ours(there, settings))
+        if there is None or _said(there) != _said(body) or not _labelled(there, body):
+            yield Change(body, force=there is not None and _is_ours(there, settings, state))
+    for content in former:  # after the new ones: what they say is never missing
+        kind, name = _key(content)
+        body = mirror_set(kind, name, KINDS[kind], ())
+        body["metadata"]["labels"] = labels(_labels(content)[INSTANCE], state.host)
+        yield Change(body, force=True)
     yield from (change for change, gives in adopted if gives)
 
 
@@ -177,14 +180,40 @@ def _adopted(content: Content, policies: Mapping[str, Policy], gone: Set[str]) -
         yield Change(body, force=True), gives
 
 
-def labels(settings: ClusterSettings) -> dict[str, str]:
-    """By which the agent knows its objects, also when somebody has edited them."""
-    return {"app.kubernetes.io/managed-by": "mirror-agent", "app.kubernetes.io/instance": settings.name}
+def labels(name: str, host: str) -> dict[str, str]:
+    """By which the agent knows its objects, also when somebody has edited them, and those that had another name."""
+    return {MANAGED_BY: "mirror-agent", INSTANCE: name, **({HOST: host} if host else {})}
 
 
-def _is_ours(content: Content, settings: ClusterSettings) -> bool:
-    there = content["metadata"].get("labels") or {}
-    return all(there.get(label) == value for label, value in labels(settings).items())
+def _labels(content: Content) -> Mapping[str, str]:
+    return content["metadata"].get("labels") or {}
+
+
+def _labelled(there: Content, body: Content) -> bool:
+    return _labels(body).items() <= _labels(there).items()
+
+
+def _is_ours(content: Content, settings: ClusterSettings, state: ClusterState) -> bool:
+    there = _labels(content)
+    known = labels(settings.name, "").items() <= there.items()
+    return known and (not state.host or there.get(HOST, state.host) == state.host)
+
+
+def _former(ours: Set[str], settings: ClusterSettings, state: ClusterState) -> tuple[Content, ...]:
+    """Objects that this host made when it had another [publish.cluster] name.
+
+    They name mirrors of ours: a host that was cloned, machine-id and all, has others.
+    """
+    return tuple(
+        content
+        for content in sorted(state.objects, key=_key)
+        if _key(content)[0] in KINDS
+        and state.host
+        and _labels(content).get(HOST) == state.host
+        and _labels(content).get(MANAGED_BY) == "mirror-agent"
+        and _labels(content).get(INSTANCE, settings.name) != settings.name
+        and ours & _hosts(content)
+    )
 
 
 # --- what speaks against it ----------------------------------------------------------------------------------
@@ -192,15 +221,18 @@ def _is_ours(content: Content, settings: ClusterSettings) -> bool:
 
 def _check(
     mine: tuple[Entry, ...],
-    before: Mapping[Key, Content],
+    state: ClusterState,
     after: Mapping[Key, Content],
     own: frozenset[Key],
     settings: ClusterSettings,
 ) -> None:
     """Raises _RefusedError with the name of the object that stands against ours."""
-    for key in sorted(own & before.keys()):
-        if not _is_ours(before[key], settings):
-            raise _RefusedError(f"{' '.join(key)} is not this agent's", "set another [publish.cluster] name")
+    for content in sorted(state.objects, key=_key):
+        if _key(content) in own and not _is_ours(content, settings, state):
+            what, hint = " ".join(_key(content)), "set another [publish.cluster] name"
+            if HOST in _labels(content):
+                hint += f"; or, if this host took its place: oc label {what.lower()} {HOST}-"
+            raise _RefusedError(f"{what} is not this agent's", hint)
     policies = {entry.source: entry for entry in mine}
     ours = {_host(entry.mirror) for entry in mine}
     for key, entry in _foreign(after, own):
@@ -247,34 +279,40 @@ def trust_name(objects: Iterable[Content]) -> str:
 
 
 def _trust(
-    publication: Publication, settings: ClusterSettings, state: ClusterState, objects: Mapping[Key, Content]
+    publication: Publication, settings: ClusterSettings, state: ClusterState, former: tuple[Content, ...]
 ) -> Iterator[Change]:
     """One key for each mirror, beside those of others: node by node in /etc/docker/certs.d, without any drain.
 
     A mirror that is withdrawn keeps its key for as long as the mirror sets still name it.
     """
     name, manager = trust_name(state.objects), f"mirror-agent-{settings.name}"
-    wanted: Set[str] = {mirror.host for mirror in publication.mirrors} | hosts(settings, state)
+    told = hosts(settings, state).union(*map(_hosts, former))
+    wanted: Set[str] = told | {mirror.host for mirror in publication.mirrors}
+    image = next((each for each in state.objects if _key(each) == ("Image", "cluster")), None)
     there: Mapping[str, str] = (state.trust or {}).get("data") or {}
     owned = _owned(state.trust, manager)
+    names = sorted({f"mirror-agent-{_labels(each)[INSTANCE]}" for each in former})
+    left = {each: keys for each in names if (keys := _owned(state.trust, each))}  # to this host under other names
     if not publication.trust:  # every reader trusts the certificates already
         wanted = set()
-    if not wanted and not owned:
+    if not wanted and not owned and not left:
         return
-    if ("Image", "cluster") not in objects:
+    if image is None:
         raise _RefusedError("it has no image.config.openshift.io/cluster", "is this OpenShift or OKD?")
     data: dict[str, str] = {}
     for host in sorted(wanted):
-        if host in there and host not in owned:
+        if host in there and host not in owned.union(*left.values()):
             if not set(_BLOCK.findall(publication.trust)) <= set(_BLOCK.findall(there[host])):
                 where = f"ConfigMap {NAMESPACE}/{name}"
                 raise _RefusedError(f"{where} has a key {host} of somebody else, without our CA", "remove that key")
         else:
             data[host] = publication.trust
-    if any(there.get(host) != trust for host, trust in data.items()) or owned - data.keys():
-        head = {"name": name, "namespace": NAMESPACE}
-        yield Change({"apiVersion": "v1", "kind": "ConfigMap", "metadata": head, "data": data}, manager)
-    if wanted and _named(objects["Image", "cluster"]) is None:
+    head = {"name": name, "namespace": NAMESPACE}
+    if any(there.get(host) != trust for host, trust in data.items()) or owned - data.keys() or left:
+        yield Change({"apiVersion": "v1", "kind": "ConfigMap", "metadata": head, "data": data}, manager, bool(left))
+    for each in left:  # they give up what is ours now, and take the rest away
+        yield Change({"apiVersion": "v1", "kind": "ConfigMap", "metadata": head}, each)
+    if wanted and _named(image) is None:
         spec = {"additionalTrustedCA": {"name": name}}
         head = {"name": "cluster"}
         yield Change({"apiVersion": "config.openshift.io/v1", "kind": "Image", "metadata": head, "spec": spec})
@@ -301,6 +339,10 @@ def _key(content: Content) -> Key:
 
 def _entries(content: Content) -> list[Content]:
     return list((content.get("spec") or {}).get(ENTRIES.get(content["kind"], ""), ()))
+
+
+def _hosts(content: Content) -> frozenset[str]:
+    return frozenset(_host(mirror) for entry in _entries(content) for mirror in entry.get("mirrors", ()))
 
 
 def _said(content: Content) -> list[tuple[str, tuple[str, ...], Policy]]:

@@ -579,6 +579,7 @@ class ClusterState:
     objects: tuple[Mapping[str, Any], ...] = ()  # mirror sets of all kinds, image.config.openshift.io/cluster
     trust: Mapping[str, Any] | None = None  # the ConfigMap of additionalTrustedCA, or the one to be made for it
     pools: tuple[Pool, ...] = ()
+    host: str = ""  # this cache host, as its objects there name it; "" where it has no identity
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,11 +195,13 @@ def run(argv: Sequence[str], *, read_only: bool = False, cluster: bool = False, 
     for stage in needed:
         os.set_inheritable(cache.hold(stage.path), True)
     assets = (Path(given or stages.API_SERVER.path),) if cluster else ()
+    originals = REPO.parent / "shared/crds"  # OpenShift's own, on the machines that have them beside this tree
+    shown = (*assets, originals) if cluster and originals.is_dir() else assets
     told = {"KUBEBUILDER_ASSETS": str(assets[0])} if assets else {}
     here = Path.cwd()
     sandbox = Sandbox(
         layers=(*((stages.BROWSER.path,) if browser else ()), stages.TOOLS.path, stages.ROOTFS.path),
-        writable=() if read_only else (REPO,), readable=((REPO,) if read_only else ()) + assets,
+        writable=() if read_only else (REPO,), readable=((REPO,) if read_only else ()) + shown,
         environment=_passed_on(os.environ) | told,
     )  # fmt: skip
     command = sandbox.command(argv, cwd=here if here.is_relative_to(REPO) else REPO)

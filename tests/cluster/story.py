@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -40,9 +41,9 @@ def look(settings: ClusterSettings) -> ClusterState:
     return target.read(settings)
 
 
-def told(published: Publication, settings: ClusterSettings) -> rules.Outcome:
-    """One round of the agent: what it found, after it was applied."""
-    outcome = rules.compare(published, settings, look(settings))
+def told(published: Publication, settings: ClusterSettings, host: str = "one") -> rules.Outcome:
+    """One round of the agent on a host: what it found, after it was applied."""
+    outcome = rules.compare(published, settings, replace(look(settings), host=host))
     if changes := outcome.due(settings, NOON):
         target.publish(settings, changes, lambda: None)
     return outcome

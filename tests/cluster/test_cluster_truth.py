@@ -96,9 +96,9 @@ def test_two_cache_hosts_leave_each_other_alone(cluster: ControlPlane, settings:
     other = replace(settings, name="other")
     mine, theirs = publication(mirror()), publication(mirror("quay2", number=9))
     told(mine, settings)
-    told(theirs, other)
-    for each, name in ((mine, settings), (theirs, other)):
-        again = told(each, name)
+    told(theirs, other, host="two")
+    for each, name, host in ((mine, settings, "one"), (theirs, other, "two")):
+        again = told(each, name, host)
         assert (again.trust, again.mirrors, again.refused) == ((), (), "")
     assert set(cluster.get(f"{MAPS}/mirror-agent-ca")["data"]) == {"quay.mirror.lan", "quay2.mirror.lan"}
 
@@ -111,6 +111,71 @@ def test_an_object_of_somebody_else_with_our_name_is_left_alone(
         "ImageDigestMirrorSet mirror-agent-lab is not this agent's"
     )
     assert entries(cluster, f"{IDMS}/mirror-agent-lab") == [entry("ghcr.io", "elsewhere.lan")]
+
+
+def test_another_name_takes_the_place_of_the_old_one_at_no_cost(
+    cluster: ControlPlane, settings: ClusterSettings
+) -> None:
+    told(publication(mirror()), settings)
+    data = cluster.get(f"{MAPS}/mirror-agent-ca")["data"]
+    renamed = replace(settings, name="rack-7", drain=Drain.NEVER)
+    outcome = told(publication(mirror()), renamed)
+    assert (outcome.refused, outcome.cost) == ("", Cost.NONE)
+    assert [str(change) for change in outcome.mirrors] == [
+        "ImageTagMirrorSet mirror-agent-rack-7", "ImageDigestMirrorSet mirror-agent-rack-7",
+        "ImageDigestMirrorSet mirror-agent-lab", "ImageTagMirrorSet mirror-agent-lab",
+    ]  # fmt: skip
+    for path in (IDMS, ITMS):
+        assert entries(cluster, f"{path}/mirror-agent-rack-7") == OURS
+        assert entries(cluster, f"{path}/mirror-agent-lab") == []
+    assert cluster.get(f"{MAPS}/mirror-agent-ca")["data"] == data
+    again = told(publication(mirror()), renamed)
+    assert (again.trust, again.mirrors) == ((), ())
+    both = publication().trust * 2
+    assert told(publication(mirror(), trust=both), renamed).refused == ""  # the keys are the new name's now
+    assert cluster.get(f"{MAPS}/mirror-agent-ca")["data"] == {"quay.mirror.lan": both}
+
+
+def test_another_name_and_a_mirror_less_at_once(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    told(publication(mirror(), mirror("ghcr", "ghcr.io", number=5)), settings)
+    renamed = replace(settings, name="rack-7")
+    assert told(publication(mirror()), renamed).cost is Cost.DRAIN
+    told(publication(mirror()), renamed)
+    assert entries(cluster, f"{IDMS}/mirror-agent-lab") == []
+    assert set(cluster.get(f"{MAPS}/mirror-agent-ca")["data"]) == {"quay.mirror.lan"}
+    again = told(publication(mirror()), renamed)
+    assert (again.trust, again.mirrors) == ((), ())
+
+
+def test_two_cache_hosts_of_one_name_do_not_fight(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    told(publication(mirror()), settings)
+    outcome = told(publication(mirror("quay2", number=9)), settings, host="another")
+    assert outcome.refused == "ImageDigestMirrorSet mirror-agent-lab is not this agent's"
+    assert "set another [publish.cluster] name" in outcome.hint
+    assert entries(cluster, f"{IDMS}/mirror-agent-lab") == OURS
+    # a host that took the other's place
+    assert "oc label imagedigestmirrorset mirror-agent-lab mirror-agent-host-" in outcome.hint
+    for path in (IDMS, ITMS):
+        there = cluster.get(f"{path}/mirror-agent-lab")
+        del there["metadata"]["labels"]["mirror-agent-host"]
+        cluster.call("PUT", f"{path}/mirror-agent-lab", there)
+    assert told(publication(mirror()), settings, host="another").refused == ""
+    assert told(publication(mirror()), settings, host="another").mirrors == ()
+    assert told(publication(mirror()), settings).refused != ""
+
+
+def test_a_cloned_host_withdraws_nothing(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    told(publication(mirror()), settings)
+    told(publication(mirror("quay2", number=9)), replace(settings, name="other"))  # with the same machine-id
+    assert entries(cluster, f"{IDMS}/mirror-agent-lab") == OURS
+    assert told(publication(mirror()), settings).mirrors == ()
+
+
+def test_a_host_without_an_identity_works_too(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    told(publication(mirror()), settings, host="")
+    assert told(publication(mirror()), settings, host="").mirrors == ()
+    assert told(publication(mirror()), settings).refused == ""  # it has one now
+    assert cluster.get(f"{IDMS}/mirror-agent-lab")["metadata"]["labels"]["mirror-agent-host"] == "one"
 
 
 # --- objects of others -----------------------------------------------------------------------------------------

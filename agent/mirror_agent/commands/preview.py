@@ -124,7 +124,8 @@ def by_agent(
 ) -> openshift.Verdict:
     """What comes of it when the agent itself tells the cluster: by the publisher's own rules."""
     openshift.judge(before, before)  # raises Trouble where a file has what no cluster could hold
-    state = ClusterState(tuple({**item.content, "kind": item.kind} for item in before.values() if item.name))
+    known = tuple({**item.content, "kind": item.kind} for item in before.values() if item.name)
+    state = ClusterState(known, host=target.this_host())
     outcome = rules.compare(publication, settings, state)
     after = {**before, **rules.objects(change.body for change in outcome.mirrors)}
     verdict = openshift.judge(before, after, refs)

@@ -113,7 +113,9 @@ def _object(where: str, content: dict[str, Any]) -> Object | None:
     elif kind not in schema.KINDS:
         return None
     name = metadata.get("name") if isinstance(metadata, dict) else None
-    return Object(kind, name if isinstance(name, str) else "", content, where)
+    known = schema.KINDS.get(kind)
+    stored = schema.stored(known, content) if known else content
+    return Object(kind, name if isinstance(name, str) else "", stored, where)
 
 
 # --- a cluster's state ---------------------------------------------------------------------------------------

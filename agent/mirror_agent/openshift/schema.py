@@ -118,6 +118,24 @@ IMAGE = Kind("Image", "config.openshift.io/v1", "", _IMAGE)
 KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (DIGEST, TAG, POLICY, IMAGE)}
 
 
+def stored(kind: Kind, content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The object as the API server takes it: a key of the schema whose value is null counts as absent.
+
+    k8s.io/apiextensions-apiserver, pkg/apiserver/schema/defaulting: PruneNonNullableNullsWithoutDefaults.
+    """
+    found: Mapping[str, Any] = _stored(kind.rule, content)
+    return found
+
+
+def _stored(rule: Rule, value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {key: each for key, each in value.items() if each is not None or key not in rule.keys}
+        return {key: _stored(rule.keys[key], each) if key in rule.keys else each for key, each in kept.items()}
+    if isinstance(value, list) and rule.items:
+        return [_stored(rule.items, each) for each in value]
+    return value
+
+
 def mistakes(kind: Kind, content: Mapping[str, Any]) -> Iterator[str]:
     """Why the API server refuses this object, nothing when it does not."""
     api = content.get("apiVersion")

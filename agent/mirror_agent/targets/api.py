@@ -6,9 +6,11 @@ when there is a cluster: hosts without one need not have it.
 
 from __future__ import annotations
 
+import hmac
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from mirror_agent.cluster import NAMESPACE, place, trust_name
@@ -74,7 +76,7 @@ class Api:
             objects.append({**image, "kind": "Image"})
         trust = self._get(f"{CONFIG_MAPS}/{trust_name(objects)}", optional=True)
         pools = self._get(POOLS, optional=True) or {}
-        return ClusterState(tuple(objects), trust, tuple(map(_pool, pools.get("items") or ())))
+        return ClusterState(tuple(objects), trust, tuple(map(_pool, pools.get("items") or ())), this_host())
 
     def apply(self, changes: Sequence[Change]) -> None:
         """A dry run of all, then all.  Raises TargetError."""
@@ -188,6 +190,15 @@ def _plain(error: BaseException) -> str:
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__ or error
     return str(getattr(error, "strerror", "") or error)
+
+
+def this_host() -> str:
+    """What tells this host from all others, and gives its machine-id away to nobody (machine-id(5))."""
+    try:
+        machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+    return hmac.new(machine.encode(), b"mirror-agent", "sha256").hexdigest()[:32] if machine else ""
 
 
 def _path(change: Change) -> str:

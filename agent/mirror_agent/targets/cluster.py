@@ -15,9 +15,11 @@ from pathlib import Path
 from mirror_agent.cluster import place
 from mirror_agent.model import Change, ClusterSettings, ClusterState
 from mirror_agent.targets import kubeconfig
-from mirror_agent.targets.api import Api
+from mirror_agent.targets.api import Api, this_host
 from mirror_agent.targets.target import TargetError
 from mirror_agent.targets.work import Work
+
+__all__ = ["publish", "read", "stir", "this_host"]
 
 ANSWER_SECONDS = 5.0  # that a look waits for the cluster
 APPLY_SECONDS = 60.0  # that a round of changes may take in all

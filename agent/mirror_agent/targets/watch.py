@@ -24,7 +24,7 @@ from mirror_agent.targets.target import TargetError
 
 TURN_SECONDS = 300  # after which the server ends a watch, and it is begun anew with what the kubeconfig says then
 STEADY_SECONDS = 20.0  # a watch that was there for this long was a good one
-BACKOFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
+BACKOFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 15.0)
 TOLD_AFTER = 3  # failures in a row: an API server that is started anew is none
 GONE, ABSENT = 410, 404
 
@@ -156,6 +156,8 @@ class Watch:
                 self._version = ""
             if not (isinstance(error, AnswerError) and error.status in (GONE, ABSENT)):
                 self.error = error
+                if not self.failures:  # is it away?
+                    self._stir(f"{self._subject}: not watched")
         except Exception as error:  # what a client library raises is told, not lost
             self.error = TargetError(place(self._settings), f"{type(error).__name__}: {error}")
         self.failures = 0 if time.monotonic() - begun >= STEADY_SECONDS else self.failures + 1

@@ -126,7 +126,7 @@ def with_entry(**entry: Any) -> dict[str, Any]:
         ({**SET, "metadata": {"name": "a" * 254}}, "metadata.name: Invalid value"),
         ({**SET, "metadata": {"name": 1}}, "metadata.name: Invalid value"),
         ({key: SET[key] for key in ("apiVersion", "kind", "metadata")}, "spec: Required value"),
-        ({**SET, "spec": None}, 'spec: Invalid value: null: spec in body must be of type object: "null"'),
+        ({**SET, "spec": None}, "spec: Required value"),
         ({**SET, "spec": []}, 'must be of type object: "array"'),
         ({**SET, "spec": {"imageDigestMirrors": {}}}, 'must be of type array: "object"'),
         (with_entry(mirrors=["a"]), "spec.imageDigestMirrors[0].source: Required value"),
@@ -135,7 +135,7 @@ def with_entry(**entry: Any) -> dict[str, Any]:
         (with_entry(source="a\n"), "in body should match"),
         (with_entry(source="a", mirrors=["b", "c", "b"]), 'mirrors[2]: Duplicate value: "b"'),
         (with_entry(source="a", mirrors=["*.b"]), "mirrors[0]: Invalid value"),
-        (with_entry(source="a", mirrors=None), 'must be of type array: "null"'),
+        (with_entry(source="a", mirrors={}), 'must be of type array: "object"'),
         (with_entry(source="a", mirrorSourcePolicy="Never"), 'Unsupported value: "Never"'),
         ({**image(), "metadata": {"name": "other"}}, "must be cluster"),
         (image(insecureRegistries=[""]), "should have at least 1 chars long"),
@@ -156,6 +156,12 @@ def test_what_the_api_server_refuses(content: dict[str, Any], mistake: str) -> N
     assert not verdict.accepted
     assert "the API server refuses" in (verdict.reason or "")
     assert verdict.after == verdict.before
+
+
+def test_null_is_absent() -> None:
+    text = json.dumps(with_entry(source="quay.io", mirrors=None, mirrorSourcePolicy=None))
+    assert list(documents.refusals(read([("f", text)]), {})) == []
+    assert state(text) == Cluster(digest=((MirrorSet("quay.io"),),))
 
 
 @pytest.mark.parametrize("kind", schema.KINDS.values(), ids=lambda kind: kind.name)

@@ -45,6 +45,7 @@ class Outcome:
     hint: str = ""
     untrusted: bool = False  # the refusal is about trust
     notes: tuple[str, ...] = ()  # what else a person should know
+    busy: str = ""  # nodes that take over an earlier change, or an upgrade
 
     def due(self, settings: ClusterSettings, local: datetime) -> tuple[Change, ...]:
         """What is to be applied now; `local` is the time on the host's clock."""
@@ -54,12 +55,13 @@ class Outcome:
 
     def held(self, settings: ClusterSettings, local: datetime) -> str:
         """Why the mirrors are not applied now though they could be, "" when they are."""
-        if not self.mirrors or self.cost is not Cost.DRAIN or settings.drain is Drain.ALWAYS:
+        if not self.mirrors or self.cost is not Cost.DRAIN:
             return ""
-        if settings.window is None:
+        if settings.drain is Drain.NEVER:
             return f'held back: it {COST[self.cost]}; [publish.cluster] drain = "always" or "window" makes it'
-        inside = settings.window.contains(local)
-        return "" if inside else f"waits for its window: it {COST[self.cost]}"
+        if settings.window and not settings.window.contains(local):
+            return f"waits for its window: it {COST[self.cost]}"
+        return self.busy and f"waits for a roll-out ({self.busy}): it {COST[self.cost]} once more"
 
 
 class _RefusedError(Exception):
@@ -90,7 +92,8 @@ def compare(publication: Publication, settings: ClusterSettings, state: ClusterS
     if not verdict.accepted and (changes or mine):
         hint = "mirror-agent preview shows it; nothing is written meanwhile"
         return Outcome(trust, changes, refused=verdict.reason or "", hint=hint, notes=notes)
-    return Outcome(trust, changes, verdict.cost, notes=notes)
+    busy = roll_out(pool for pool in state.pools if pool.updating and not pool.degraded)
+    return Outcome(trust, changes, verdict.cost, notes=notes, busy=busy)
 
 
 def place(settings: ClusterSettings) -> str:

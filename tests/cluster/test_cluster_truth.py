@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import time
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from cluster.story import (
     told,
 )
 from mirror_agent import cluster as rules
-from mirror_agent.model import ClusterSettings, Cost, Drain
+from mirror_agent.model import ClusterSettings, Cost, Drain, Window
 from mirror_agent.targets import TargetError
 from mirror_agent.targets import cluster as target
 
@@ -270,8 +271,22 @@ def test_what_drains_is_held_back_and_told(cluster: ControlPlane, settings: Clus
     assert cluster.get(f"{MAPS}/mirror-agent-ca") is not None
 
 
-def test_the_nodes_are_followed(cluster: ControlPlane, settings: ClusterSettings) -> None:
-    path = f"{MCP}/worker"
+@pytest.mark.parametrize(
+    ("hours", "applied"), [(("11:00", "13:00"), True), (("13:00", "14:00"), False), (("22:00", "12:01"), True)]
+)
+def test_what_drains_has_its_hours(
+    cluster: ControlPlane, settings: ClusterSettings, hours: tuple[str, str], applied: bool
+) -> None:
+    window = Window(None, *map(time.fromisoformat, hours))
+    outcome = told(publication(mirror()), replace(settings, drain=Drain.WINDOW, window=window))  # at noon
+    assert (entries(cluster, f"{IDMS}/mirror-agent-lab") == OURS) is applied
+    assert cluster.get(f"{MAPS}/mirror-agent-ca") is not None
+    held = outcome.held(replace(settings, drain=Drain.WINDOW, window=window), NOON)
+    assert held == ("" if applied else "waits for its window: it drains every node")
+
+
+def updating(cluster: ControlPlane) -> None:
+    """Nodes that are on their way."""
     head = {"apiVersion": "machineconfiguration.openshift.io/v1", "kind": "MachineConfigPool"}
     pool = cluster.call("POST", MCP, {**head, "metadata": {"name": "worker"}, "spec": {}})
     conditions = [
@@ -280,7 +295,35 @@ def test_the_nodes_are_followed(cluster: ControlPlane, settings: ClusterSettings
     ]
     counts = {"machineCount": 3, "updatedMachineCount": 1, "readyMachineCount": 1, "unavailableMachineCount": 1}
     pool["status"] = {**counts, "degradedMachineCount": 0, "conditions": conditions}
-    cluster.call("PUT", f"{path}/status", pool)
+    cluster.call("PUT", f"{MCP}/worker/status", pool)
+
+
+def test_nodes_are_not_drained_again_before_they_are_done(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    updating(cluster)
+    outcome = told(publication(mirror()), settings)
+    assert outcome.held(settings, NOON) == (
+        "waits for a roll-out (worker 1/3 updating): it drains every node once more"
+    )
+    assert entries(cluster, f"{IDMS}/mirror-agent-lab") is None
+    pool = cluster.get(f"{MCP}/worker")
+    pool["status"]["conditions"][0]["status"] = "False"
+    cluster.call("PUT", f"{MCP}/worker/status", pool)
+    told(publication(mirror()), settings)
+    assert entries(cluster, f"{IDMS}/mirror-agent-lab") == OURS
+
+
+def test_a_roll_out_that_is_stuck_is_not_waited_for(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    updating(cluster)
+    pool = cluster.get(f"{MCP}/worker")
+    pool["status"]["conditions"][1] |= {"status": "True", "message": "node a: no space"}
+    cluster.call("PUT", f"{MCP}/worker/status", pool)
+    told(publication(mirror()), settings)
+    assert entries(cluster, f"{IDMS}/mirror-agent-lab") == OURS
+
+
+def test_the_nodes_are_followed(cluster: ControlPlane, settings: ClusterSettings) -> None:
+    path = f"{MCP}/worker"
+    updating(cluster)
     assert rules.roll_out(look(settings).pools) == "worker 1/3 updating"
     pool = cluster.get(path)
     pool["status"]["conditions"][1] |= {"status": "True", "message": "node a:\n  no space"}

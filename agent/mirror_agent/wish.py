@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path, PurePosixPath
@@ -122,9 +123,16 @@ def _credentials(mirrors: Iterable[Mirror], paths: Paths) -> tuple[Mapping[str, 
             key = "upstream.credentials"
             reason, denied = f"{trouble.where} {trouble.reason}", isinstance(trouble, Denied)
             problems.append(Problem(f"{mirror.name}.toml", key, reason, trouble.hint, mirror.name, denied=denied))
-            if before := files.tree(path.parent).get(path):
+            if before := _before(path):
                 found[mirror.name] = before
     return found, tuple(problems)
+
+
+def _before(path: PurePosixPath) -> File | None:
+    """What the mirror has so far; only root can see it."""
+    with suppress(Denied):
+        return files.tree(path.parent).get(path)
+    return None
 
 
 def _upstream_cas(mirrors: Iterable[Mirror], paths: Paths) -> tuple[Mapping[str, str], tuple[Problem, ...]]:
@@ -140,10 +148,10 @@ def _upstream_cas(mirrors: Iterable[Mirror], paths: Paths) -> tuple[Mapping[str,
         try:
             found[mirror.name] = _bundle(mirror.ca)
         except Trouble as trouble:
-            reason = f"{trouble.where} {trouble.reason}"
-            problems.append(Problem(f"{mirror.name}.toml", "upstream.ca", reason, trouble.hint, mirror.name))
-            path = pods.upstream_ca_path(paths, mirror.name)
-            if before := files.tree(path.parent).get(path):
+            key = "upstream.ca"
+            reason, denied = f"{trouble.where} {trouble.reason}", isinstance(trouble, Denied)
+            problems.append(Problem(f"{mirror.name}.toml", key, reason, trouble.hint, mirror.name, denied=denied))
+            if before := _before(pods.upstream_ca_path(paths, mirror.name)):
                 found[mirror.name] = before.content.decode("ascii", "replace")
     return found, tuple(problems)
 

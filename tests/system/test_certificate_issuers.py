@@ -154,10 +154,14 @@ def test_check_tells_of_them_what_the_agent_tells(one: Appliance, own_leaf: None
     found = one.box.exec("mirror-agent", "check", "--json", check=False)
     told = {key: problem[key] for key in ("file", "key", "reason", "hint")}
     assert (found.returncode, json.loads(found.stdout)["problems"]) == (1, [told])
+    one.sh(f"mkdir -m 700 {ETC}/credentials; printf 'me\\nsecret\\n' > {ETC}/credentials/gcr")
+    one.define("gcr", f'source = "gcr.io"\n[upstream]\ncredentials = "{ETC}/credentials/gcr"\n')
     blind = one.box.exec(*nobody)
+    one.remove("gcr")
     assert "quay.key: cannot be read: permission denied" in blind.stdout
     assert f"not checked: {STATE}/ca: the CA and the mirrors' certificates can be seen by root only" in blind.stdout
-    assert blind.stdout.endswith("1 mirror, 0 problems\n")
+    assert f"{ETC}/credentials/gcr cannot be read: permission denied" in blind.stdout
+    assert blind.stdout.endswith("2 mirrors, 0 problems\n")
     one.sh(f"cp /root/company/leaf.key {ETC}/tls/quay.key")
     one.wait(lambda: not one.glance()["problems"], 20, "the problem to be gone")
     # before the agent meets it: a CA that is for other hosts, and a host that the present one is not for

@@ -199,7 +199,9 @@ def _authority(step: Action, desired: Desired, observed: Observed) -> None:
     hosts = [mirror.host for mirror in desired.mirrors]
     match step:
         case CreateAuthority():
-            authorities.create(place, lambda: desired.authority or own.make_authority(settings, hosts, now))
+            pair = authorities.create(place, lambda: desired.authority or own.make_authority(settings, hosts, now))
+            facts = certificates.facts(pair.certificate, None)
+            _log.info(f"has a CA: {facts.subject}", action=step.action, message_id=messages.AUTHORITY_CREATED)
         case PrepareAuthority():
             key = authorities.prepare(place, desired.authority or own.make_authority(settings, hosts, now))
             _tell(step, f"a new CA is there, let all readers trust it ({key[:8]})", messages.AUTHORITY_PREPARED)
@@ -234,6 +236,9 @@ def _issue(step: IssueCertificate, desired: Desired, observed: Observed, hands: 
     else:
         pair = issuers.get(order)
     issuers.put(order, pair)
+    made = certificates.facts(pair.certificate, pair.key)
+    text = f"has a certificate until {made.not_after:%Y-%m-%d %H:%M} UTC by {made.issuer}, serial {made.serial:x}"
+    _log.info(text, **_fields(step, desired), message_id=messages.CERTIFICATE_ISSUED)
 
 
 def _ask_renewal(step: AskRenewal, desired: Desired, observed: Observed, hands: Hands) -> None:

@@ -1,4 +1,4 @@
-"""Floor 0: MESSAGE_ID of every line of the journal that a person must act on; `journalctl -x` explains them.
+"""Floor 0: MESSAGE_ID of every line of the journal that a person must act on or looks for; `journalctl -x` explains.
 
 The explanations are in packaging/mirror-agent.catalog, one for each, and for nothing else (a test compares them).
 """
@@ -19,6 +19,8 @@ TARGET_FAILED = "58d4c0f7b2e94a61ac3e7f9d10b865a2"
 DISK_FULL = "f2c6b1a85e3d47909be17d4c0a8f52d7"
 RENEWAL_FAILED = "5f2b0c6d1a7e4a0f9c3d8e41b7a60c21"
 CERTIFICATE_REPAIRED = "0c9e4b7fd2a84d51a6f3b0e97c15d832"
+CERTIFICATE_ISSUED = "6a8d35f01c7b4e29b4f2907d5ec83a16"
+AUTHORITY_CREATED = "d17b4f92e6a3485c9083c5fe21b7604d"
 AUTHORITY_DAMAGED = "b3e9607c5d2f4a18934e1b7fc08a6d25"
 AUTHORITY_PREPARED = "7d3a9e52c84b4f6fb0a1d25e68f7c413"
 AUTHORITY_SWITCHED = "e46c1b08f39d4a7c95d07b3ea812f56c"

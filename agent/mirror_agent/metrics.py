@@ -32,6 +32,9 @@ _GAUGES: dict[str, tuple[str, _Value]] = {
     "mirror_agent_certificate_renewal_timestamp_seconds": (
         "When the next certificate is due.", lambda mirror: seconds(mirror.certificate.renewal)
     ),
+    "mirror_agent_certificate_failed": (
+        "Whether the last try to renew the certificate failed.", lambda mirror: bool(mirror.certificate.error)
+    ),
     "mirror_agent_cache_size_bytes": ("What the mirror's cached images take.", lambda mirror: mirror.cache.size),
     "mirror_agent_cache_budget_bytes": ("What they may take.", lambda mirror: mirror.cache.budget),
     "mirror_agent_cache_images": ("Images in the cache.", lambda mirror: mirror.cache.images),
@@ -73,6 +76,7 @@ class _Collector(Collector):
         yield GaugeMetricFamily("mirror_agent_disk_free_bytes", "Free space of the caches' file system.", status.free)
         yield GaugeMetricFamily("mirror_agent_disk_floor_bytes", "What is always left free of it.", status.floor)
         yield self._states()
+        yield from self._certificates()
         for name, (what, value) in _GAUGES.items():
             gauge = GaugeMetricFamily(name, what, labels=_LABELS)
             self._fill(gauge, value)
@@ -98,6 +102,20 @@ class _Collector(Collector):
             for state in State:
                 states.add_metric([mirror.name, mirror.upstream, state.value], float(mirror.state == state))
         return states
+
+    def _certificates(self) -> Iterator[Metric]:
+        info = GaugeMetricFamily(
+            "mirror_agent_certificate_info", "The certificate of the mirror.", labels=(*_LABELS, "issuer", "serial")
+        )
+        for mirror in self._status.mirrors:
+            if (found := mirror.certificate).serial:
+                info.add_metric([mirror.name, mirror.upstream, found.issuer, found.serial], 1)
+        yield info
+        authority = self._status.authority
+        ca = GaugeMetricFamily("mirror_agent_ca_expiration_timestamp_seconds", "When the CA ends.", labels=["ca"])
+        if (end := seconds(authority.not_after)) is not None:
+            ca.add_metric([authority.name], end)
+        yield ca
 
     def _fill(self, family: GaugeMetricFamily | CounterMetricFamily, value: _Value, *labels: str) -> None:
         for mirror in self._status.mirrors:

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tree import REPO
 
 from mirror_agent.metrics import render
-from mirror_agent.status import CacheStatus, CertificateStatus, MirrorStatus, State, Status
+from mirror_agent.status import AuthorityStatus, CacheStatus, CertificateStatus, MirrorStatus, State, Status
 
 RULES = [r for g in yaml.safe_load((REPO / "packaging/alerts.yml").read_text())["groups"] for r in g["rules"]]
 DASHBOARD = json.loads((REPO / "packaging/dashboard.json").read_text())
@@ -26,7 +26,8 @@ PANELS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["t
 
 def written() -> dict[str, set[str]]:
     """Names of all series that the agent writes, with their labels."""
-    status = Status("", (mirror(),), (), (), "", "", 1, 1)
+    authority = AuthorityStatus(name="mirror-agent CA", not_after="2036-01-01T00:00:00+00:00")
+    status = Status("", (mirror(),), (), (), "", "", 1, 1, authority)
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(render(status).decode()):
         for sample in family.samples:
@@ -38,7 +39,9 @@ def mirror() -> MirrorStatus:
     end, cache = "2030-01-01T00:00:00+00:00", CacheStatus(**dict.fromkeys(CacheStatus.__slots__, 1))
     values: dict[str, Any] = dict.fromkeys(MirrorStatus.__slots__, "")
     values |= {"name": "quay", "upstream": "quay.io", "state": State.SERVING, "published": True, "not_after": end}
-    return MirrorStatus(**{**values, "cache": cache, "certificate": CertificateStatus(renewal=end)})
+    return MirrorStatus(
+        **{**values, "cache": cache, "certificate": CertificateStatus(serial="1", issuer="CA", renewal=end)}
+    )
 
 
 def plain(expression: str) -> str:

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mirror_agent.metrics import render
 from mirror_agent.model import Problem
-from mirror_agent.status import CacheStatus, CertificateStatus, MirrorStatus, State, Status
+from mirror_agent.status import AuthorityStatus, CacheStatus, CertificateStatus, MirrorStatus, State, Status
 
 DOCS = Path(__file__).parents[2] / "docs/metrics.md"
 
@@ -19,9 +19,10 @@ CACHE = CacheStatus(
 MIRROR = MirrorStatus(
     "quay", "quay.io", ("quay.io",), "quay.mirror.lan", "10.0.0.4", "NeverContactSource", State.SERVING, True,
     "podman/hello:latest", "2026-01-01T00:00:00+00:00", "", CACHE,
-    CertificateStatus(renewal="2025-12-01T00:00:00+00:00"),
+    CertificateStatus("1f", "mirror-agent CA", renewal="2025-12-01T00:00:00+00:00"),
 )  # fmt: skip
-STATUS = Status("2025-01-01T00:00:00+00:00", (MIRROR,), (), (), "up to date", "/srv", 5000, 400)
+STATUS = Status("2025-01-01T00:00:00+00:00", (MIRROR,), (), (), "up to date", "/srv", 5000, 400,
+                AuthorityStatus(name="mirror-agent CA", not_after="2036-01-01T00:00:00+00:00"))  # fmt: skip
 
 
 def samples(status: Status) -> dict[tuple[str, ...], float]:
@@ -53,6 +54,9 @@ def test_every_number_is_there() -> None:
         ("mirror_agent_mirror_failed", "quay"): 0,
         ("mirror_agent_certificate_expiration_timestamp_seconds", "quay"): 1767225600,
         ("mirror_agent_certificate_renewal_timestamp_seconds", "quay"): 1764547200,
+        ("mirror_agent_certificate_failed", "quay"): 0,
+        ("mirror_agent_certificate_info", "mirror-agent CA", "quay", "1f"): 1,
+        ("mirror_agent_ca_expiration_timestamp_seconds", "mirror-agent CA"): 2082758400,
         ("mirror_agent_cache_size_bytes", "quay"): 600,
         ("mirror_agent_cache_budget_bytes", "quay"): 1000,
         ("mirror_agent_cache_images", "quay"): 3,
@@ -68,6 +72,11 @@ def test_without_a_certificate_there_is_no_end_of_it() -> None:
     found = samples(replace(STATUS, mirrors=(replace(MIRROR, not_after="", reason="broken"),)))
     assert ("mirror_agent_certificate_expiration_timestamp_seconds", "quay") not in found
     assert found["mirror_agent_mirror_failed", "quay"] == 1
+
+
+def test_a_renewal_that_failed_is_seen() -> None:
+    failed = replace(MIRROR, certificate=replace(MIRROR.certificate, error="the clock is wrong"))
+    assert samples(replace(STATUS, mirrors=(failed,)))["mirror_agent_certificate_failed", "quay"] == 1
 
 
 def test_problems_are_counted() -> None:

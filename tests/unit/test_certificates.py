@@ -227,6 +227,23 @@ def test_a_ca_is_what_the_profile_says() -> None:
     assert title == f"mirror-agent CA on appliance ({facts(CA).subject_key[:8]})"
 
 
+@pytest.mark.parametrize("kind", LeafKey)
+def test_a_leaf_is_what_the_profile_says(kind: LeafKey) -> None:
+    leaf = x509.load_pem_x509_certificate(certificates.issue(CA, HOST, ADDRESS, NOW, 90, kind=kind).certificate)
+    key = leaf.public_key()
+    assert isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey)
+    assert (isinstance(key, rsa.RSAPublicKey), key.key_size) == ((True, 3072) if kind is LeafKey.RSA else (False, 256))
+    ca = x509.load_pem_x509_certificate(CA.certificate).extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    assert [(each.critical, each.value) for each in leaf.extensions] == [
+        (False, x509.SubjectAlternativeName([x509.DNSName(HOST), x509.IPAddress(ADDRESS)])),
+        (True, x509.BasicConstraints(ca=False, path_length=None)),
+        (True, x509.KeyUsage(True, False, False, False, False, False, False, False, False)),
+        (False, x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])),
+        (False, x509.SubjectKeyIdentifier.from_public_key(key)),
+        (False, x509.AuthorityKeyIdentifier(ca.value.digest, None, None)),
+    ]
+
+
 def test_a_ca_of_a_host_with_a_long_name_can_be_made() -> None:
     ca = certificates.make_authority(("mirror.lan",), (LAN,), "h" * 253, NOW, 10)
     title = x509.load_pem_x509_certificate(ca.certificate).subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0]

@@ -1,4 +1,4 @@
-"""A client of mirrors on the node, and what tests do to the line between the mirrors and their upstreams."""
+"""A host with mirrors, a client of them on the node, and what tests do to the line to the upstreams."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import by_hand
 from box import Box
 from by_hand import Handmade
 
@@ -27,6 +28,21 @@ table ip hole {
   chain input { type filter hook input priority 0; iifname wan drop; }
 }
 """
+
+
+@contextmanager
+def mirrored(*mirrors: Handmade) -> Iterator[Box]:
+    """A pristine host on which these mirrors run, without an agent, and a node that can pull only through them."""
+    box = Box()
+    box.up(bare=True)
+    by_hand.pull_images(box)
+    by_hand.render(box, mirrors)
+    for mirror in mirrors:
+        by_hand.certify(box, mirror, 1)
+    by_hand.start(box, mirrors)
+    by_hand.publish(box, mirrors)
+    yield box
+    box.down()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 LAYER = bytes(range(256)) * 4096  # 1 MiB
+SPARE = {lie: lie.encode().ljust(8, b".") * 10_000 for lie in ("torn", "page", "429", "500")}  # more blobs, by what for
 PAGE = b"<html><body>Please sign in to the guest network</body></html>"
 
 
@@ -36,7 +37,7 @@ IMAGE = json.dumps({
     ],
 }).encode()  # fmt: skip
 OTHER = IMAGE.replace(b'"schemaVersion": 2', b'"schemaVersion": 2 ')
-CONTENT = {digest(part): part for part in (CONFIG, LAYER, IMAGE, OTHER)}
+CONTENT = {digest(part): part for part in (CONFIG, LAYER, IMAGE, OTHER, *SPARE.values())}
 
 
 class Liar(BaseHTTPRequestHandler):
@@ -57,11 +58,15 @@ class Liar(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
             self.close_connection = True
+        elif lie == "silence":
+            time.sleep(3600)
         elif lie.isdecimal():
             body = b'{"errors":[{"code":"TOOMANYREQUESTS"}]}' if lie == "429" else PAGE
             self._send(int(lie), "text/html", body)
         elif self.path == "/v2/":
             self._send(200, "application/json", b"{}")
+        elif lie == "page":
+            self._send(200, "text/html", PAGE)
         else:
             self._content(lie)
 
@@ -78,9 +83,9 @@ class Liar(BaseHTTPRequestHandler):
         if lie == "wrong" and self.command == "GET":
             self._send(200, media, OTHER if content == IMAGE else content[::-1], digest(content))
         else:
-            self._send(200, media, content, digest(content))
+            self._send(200, media, content, digest(content), len(content) // 2 if lie == "torn" else None)
 
-    def _send(self, status: int, media: str, content: bytes, told: str = "") -> None:
+    def _send(self, status: int, media: str, content: bytes, told: str = "", end: int | None = None) -> None:
         self.send_response(status)
         self.send_header("Content-Type", media)
         self.send_header("Content-Length", str(len(content)))
@@ -89,7 +94,8 @@ class Liar(BaseHTTPRequestHandler):
             self.send_header("Docker-Content-Digest", told)
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(content)
+            self.wfile.write(content[:end])
+        self.close_connection = end is not None
 
     def log_message(self, *_: object) -> None:
         """Standard output has it."""

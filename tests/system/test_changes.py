@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from appliance import CACHE, FIVE, MB, STATE, Appliance, in_order, parts, slow_pull, weight
+from appliance import AGENT_TOML, CACHE, FIVE, MB, STATE, Appliance, in_order, parts, slow_pull, weight
 
 APP = "demo/app"
 OTHERS = ("docker", "gcr", "ghcr")  # never touched here; the slow pull comes through docker
@@ -84,6 +84,36 @@ def test_another_address_restarts_its_pod_only(four: Appliance, large: str) -> N
                            "openssl x509 -noout -ext subjectAltName").stdout  # fmt: skip
     assert "IP Address:10.0.0.55" in served
     assert old not in served
+
+
+@pytest.mark.parametrize("role", ["edge", "registry"])
+def test_another_image_keeps_the_cache(four: Appliance, role: str) -> None:
+    """An upgrade: another image under another name. What was pulled is served without the internet, by tag too."""
+    image = four.box.push("ghcr.io", f"kept/{role}:1", layer_sizes=(2 * MB,))
+    four.pull(f"ghcr.io/kept/{role}:1")
+    before = four.starts("ghcr")
+    official = {"edge": "docker.io/library/nginx:stable", "registry": "docker.io/library/registry:3"}[role]
+    four.sh(f"podman create --quiet --name newer {official} && podman commit --quiet newer localhost/{role}:newer && "
+            "podman rm newer")  # fmt: skip
+    four.box.cut_internet()
+    try:
+        four.settings(f'{AGENT_TOML}[images]\n{role} = "localhost/{role}:newer"\n')
+        four.wait(lambda: four.starts("ghcr").keys() == before.keys() != set() and four.starts("ghcr") != before,
+                  60, "the other image")  # fmt: skip
+        four.settle()
+        changed = {unit for unit, start in four.starts("ghcr").items() if before.get(unit) != start}
+        assert changed == {f"mirror-ghcr-{role}.service"}
+        running = four.box.exec("podman", "inspect", "--format", "{{.ImageName}}", f"mirror-ghcr-{role}").stdout.strip()
+        assert running == f"localhost/{role}:newer"
+        four.box.node("podman", "rmi", "--all", "--force")
+        four.pull(f"ghcr.io/kept/{role}:1")
+        for blob in parts(image):
+            assert four.blob_digest("ghcr", f"kept/{role}", blob["digest"]) == blob["digest"]
+    finally:
+        four.box.mend_internet()
+        four.settings()
+    four.wait(lambda: all(row["state"] == "serving" for row in four.glance()["mirrors"]), 60, "the official image")
+    four.settle()
 
 
 def test_another_remote_restarts_its_registry_only(four: Appliance, large: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import pytest
 import by_hand
 from box import Box
 from by_hand import CACHE, DOCKER, QUAY, STATE, Handmade
-from client import ask, black_hole, blob_sum, cold_pull, layers, manifest, received, throttled, weight
+from client import ask, black_hole, blob_sum, cold_pull, layers, manifest, mirrored, received, throttled, weight
 
 APP = "demo/app"  # on every upstream
 MB = 1_000_000
@@ -22,18 +23,8 @@ MB = 1_000_000
 
 @pytest.fixture(scope="module")
 def box() -> Iterator[Box]:
-    """A host with two mirrors, and a node that can pull only through them."""
-    host = Box()
-    host.up(bare=True)
-    by_hand.pull_images(host)
-    mirrors = (QUAY, DOCKER)
-    by_hand.render(host, mirrors)
-    for mirror in mirrors:
-        by_hand.certify(host, mirror, 1)
-    by_hand.start(host, mirrors)
-    by_hand.publish(host, mirrors)
-    yield host
-    host.down()
+    with mirrored(QUAY, DOCKER) as host:
+        yield host
 
 
 @pytest.fixture(autouse=True)
@@ -257,6 +248,29 @@ def serves_all(box: Box, image: tuple[str, dict[str, Any]], tag_within: float) -
     cold_pull(box, f"quay.io/{repository}:1", "again")
 
 
+def test_a_list_of_tags_is_what_is_known(box: Box) -> None:
+    """All that the upstream has; while it is away, all that came through this mirror."""
+    for tag in ("1", "2", "3"):
+        box.push("quay.io", f"list/app:{tag}", layer_sizes=(1000,))
+    assert manifest(box, QUAY, "list/app", "2").status == 200
+    cut(box, "link down")
+    assert tags_within(box, 90, 503) == ["2"]  # the first who asks may not wait for as long as the registry tries
+    box.mend_internet()
+    time.sleep(60)  # QUAY's answers are fresh for a minute
+    assert tags_within(box, 30, 200) in (["2"], ["1", "2", "3"])  # the old one, while it is asked for
+    time.sleep(2)
+    assert tags_within(box, 30, 200) == ["1", "2", "3"]
+
+
+def tags_within(box: Box, seconds: float, meanwhile: int) -> list[str]:
+    """The list as soon as there is one."""
+    deadline = time.monotonic() + seconds
+    while (answer := ask(box, QUAY, "/v2/list/app/tags/list")).status != 200:
+        assert answer.status == meanwhile
+        assert time.monotonic() < deadline
+    return list(json.loads(answer.body)["tags"])
+
+
 # --- running through change
 
 
@@ -338,6 +352,45 @@ def test_torn_cache_files_of_a_power_cut_are_not_served(box: Box) -> None:
     by_hand.wait_for(box, QUAY)
     assert manifest(box, QUAY, "torn/app", image["digest"]).headers["docker-content-digest"] == image["digest"]
     cold_pull(box, "quay.io/torn/app:1", "torn")
+
+
+# the edge may send what it never got on; the store's files have the content of their names
+_STORE = f"""cd {CACHE}/quay/registry/docker/registry/v2/blobs/sha256
+for file in */*/data; do
+    name=${{file%/data}}; [ "$(sha256sum < "$file")" = "${{name#*/}}  -" ] || echo "$file"
+done"""
+_KILL = """for part in registry edge infra; do
+    podman container inspect --format '{{.State.Pid}}' mirror-quay-$part
+done | xargs kill -9"""
+
+
+@pytest.mark.parametrize("cold", [True, False], ids=["the internet is there", "the internet is away"])
+def test_a_pod_killed_while_it_writes_serves_nothing_torn(box: Box, cold: bool) -> None:
+    """All its processes at once, in the middle of two large blobs."""
+    repository = f"killed/{'there' if cold else 'away'}"
+    image = box.push("quay.io", f"{repository}:1", layer_sizes=(20 * MB, 20 * MB))
+    blobs = [part["digest"] for part in layers(image)[1:]]
+    before = received(box, "quay.io")
+    with throttled(box, "60mbit"), ThreadPoolExecutor(2) as clients:
+        pulls = [clients.submit(blob_sum, box, QUAY, repository, blob) for blob in blobs]
+        while received(box, "quay.io") - before < 15 * MB:
+            time.sleep(0.05)
+        assert not any(pull.done() for pull in pulls)
+        box.exec("sh", "-c", _KILL)
+        for pull in pulls:
+            with pytest.raises(AssertionError):  # cut off, and the client sees it
+                pull.result()
+    if not cold:
+        cut(box, "link down")
+    by_hand.wait_for(box, QUAY, seconds=30)
+    if not cold:
+        for blob in blobs:
+            assert ask(box, QUAY, f"/v2/{repository}/blobs/{blob}", "-o", "/dev/null").status == 503
+        box.mend_internet()
+    for blob in blobs:
+        assert f"sha256:{blob_sum(box, QUAY, repository, blob)}" == blob
+    assert box.exec("sh", "-c", _STORE).stdout == ""
+    assert not failed_units(box)
 
 
 def tear(folder: Path) -> int:

@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 
-import by_hand
 from box import Box
 from by_hand import Handmade
-from client import Answer, ask, blob_sum, cold_pull, layers, manifest
+from client import Answer, ask, blob_sum, cold_pull, layers, manifest, mirrored
 from upstream_faults import FAULTS
 
 # two mirrors of one upstream: what the first knows stays fresh, what the second knows is old after a second
@@ -37,18 +36,8 @@ class Case:
 
 @pytest.fixture(scope="module")
 def box() -> Iterator[Box]:
-    """A host with the two mirrors, and a node that knows them."""
-    host = Box()
-    host.up(bare=True)
-    by_hand.pull_images(host)
-    mirrors = (FRESH, AGED)
-    by_hand.render(host, mirrors)
-    for mirror in mirrors:
-        by_hand.certify(host, mirror, 1)
-    by_hand.start(host, mirrors)
-    by_hand.publish(host, mirrors)
-    yield host
-    host.down()
+    with mirrored(FRESH, AGED) as host:
+        yield host
 
 
 @pytest.fixture(scope="module", params=FAULTS)

@@ -107,5 +107,7 @@ def test_what_is_not_here_is_an_error_in_time(box: Box, case: Case) -> None:
     print(f"\n{case.fault}: {' '.join(f'{answer.status} {answer.seconds:.1f} s' for answer in answers)}")
     for path, answer in zip(paths, answers, strict=True):
         assert answer.seconds < CONTAINERD
+        if case.fault == "a page" and path.startswith("blobs/"):
+            continue  # passed on as it came, for clients to refuse by its digest
         assert answer.status in (404, 503), path
         assert answer.error in ("MANIFEST_UNKNOWN", "BLOB_UNKNOWN", "NAME_UNKNOWN", "UNAVAILABLE")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from mirror_agent.formats import additional_trusted_ca
 from mirror_agent.formats.entries import Entry, entries
 from mirror_agent.formats.openshift import mirror_set
 from mirror_agent.model import Change, ClusterSettings, ClusterState, Cost, Drain, Policy, Pool, Publication, Trouble
@@ -19,8 +20,8 @@ from mirror_agent.openshift import Object, judge
 
 KINDS: Mapping[str, str] = {"ImageTagMirrorSet": "imageTagMirrors", "ImageDigestMirrorSet": "imageDigestMirrors"}
 ENTRIES: Mapping[str, str] = {**KINDS, "ImageContentSourcePolicy": "repositoryDigestMirrors"}
-NAMESPACE = "openshift-config"
-TRUST = "mirror-agent-ca"  # the ConfigMap, where the cluster names none yet
+NAMESPACE = additional_trusted_ca.NAMESPACE
+TRUST = additional_trusted_ca.NAME  # the ConfigMap, where the cluster names none yet
 POLICY = "mirrorSourcePolicy"
 MANAGED_BY, INSTANCE, HOST = "app.kubernetes.io/managed-by", "app.kubernetes.io/instance", "mirror-agent-host"  # labels
 COST: Mapping[Cost, str] = {

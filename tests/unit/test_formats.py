@@ -167,6 +167,65 @@ class TestInstallConfig:
         assert yaml.safe_load(text)["additionalTrustBundle"] == CA
 
 
+class TestAgentInstaller:
+    @staticmethod
+    def sources(*mirrors: Mirror) -> dict[str, str]:
+        content = yaml.safe_load(rendered(Publication(mirrors, CA))["agent-install-config.fragment.yaml"])
+        return {entry["source"]: entry["mirrors"][0] for entry in content["imageDigestSources"]}
+
+    def test_names_the_repositories_of_release_payloads_in_full(self) -> None:
+        assert self.sources(QUAY, DOCKER) == {
+            "docker.io": "docker.mirror.lan",
+            "quay.io": "quay.mirror.lan",
+            "quay.io/okd/scos-content": "quay.mirror.lan/okd/scos-content",
+            "quay.io/okd/scos-release": "quay.mirror.lan/okd/scos-release",
+            "quay.io/openshift-release-dev/ocp-release": "quay.mirror.lan/openshift-release-dev/ocp-release",
+            "quay.io/openshift-release-dev/ocp-v4.0-art-dev": "quay.mirror.lan/openshift-release-dev/ocp-v4.0-art-dev",
+            "quay.io/openshift/okd": "quay.mirror.lan/openshift/okd",
+            "quay.io/openshift/okd-content": "quay.mirror.lan/openshift/okd-content",
+            "registry-1.docker.io": "docker.mirror.lan",
+        }
+
+    def test_at_the_mirror_of_the_most_specific_source(self) -> None:
+        okd = mirror("okd", "quay.io/okd/scos-release", "quay.io/okd", address="10.0.0.7")
+        assert {source: place for source, place in self.sources(QUAY, okd).items() if "/okd/" in source} == {
+            "quay.io/okd/scos-content": "okd.mirror.lan/okd/scos-content",
+            "quay.io/okd/scos-release": "okd.mirror.lan/okd/scos-release",
+        }
+
+    def test_without_a_mirror_for_quay_it_is_the_same_as_for_other_installers(self) -> None:
+        assert self.sources(TEAM) == {"ghcr.io/team": "team.mirror.lan/team"}
+
+
+class TestTrustOfClusters:
+    def test_each_mirror_has_a_key_in_the_config_map_of_additional_trusted_ca(self) -> None:
+        content = yaml.safe_load(rendered(replace(PUBLICATION, trust=CA + NEXT_CA))["additional-trusted-ca.yaml"])
+        assert content["metadata"] == {"name": "mirror-agent-ca", "namespace": "openshift-config"}
+        assert content["data"] == dict.fromkeys(
+            ["docker.mirror.lan", "quay.mirror.lan", "team.mirror.lan"], CA + NEXT_CA
+        )
+
+    def test_the_users_bundle_is_bare_pem_and_fits_any_namespace(self) -> None:
+        content = yaml.safe_load(rendered(PUBLICATION)["user-ca-bundle.yaml"])
+        assert (content["metadata"], content["data"]) == ({"name": "user-ca-bundle"}, {"ca-bundle.crt": CA})
+
+    def test_there_is_none_where_readers_trust_the_mirrors_already(self) -> None:
+        texts = rendered(Publication((QUAY,), ""))
+        assert not {"additional-trusted-ca.yaml", "user-ca-bundle.yaml"} & texts.keys()
+
+
+def test_a_hosted_cluster_is_told_of_sources_and_trust() -> None:
+    assert yaml.safe_load(rendered(Publication((QUAY, TEAM), CA))["hypershift/hosted-cluster.patch.yaml"]) == {
+        "spec": {
+            "imageContentSources": [
+                {"source": "ghcr.io/team", "mirrors": ["team.mirror.lan/team"]},
+                {"source": "quay.io", "mirrors": ["quay.mirror.lan"]},
+            ],
+            "additionalTrustBundle": {"name": "user-ca-bundle"},
+        }
+    }
+
+
 class TestRegistriesConf:
     def test_is_what_nodes_have(self) -> None:
         text = rendered(Publication((QUAY, TEAM), CA))["registries.conf.d/50-mirror-agent.conf"]

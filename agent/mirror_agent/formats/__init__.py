@@ -13,16 +13,19 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from mirror_agent.formats import (
+    additional_trusted_ca,
     containerd,
     dnsmasq,
     docker,
     hosts,
+    hypershift,
     install_config,
     openshift,
     rancher,
     registries_conf,
     talos,
     trust,
+    user_ca_bundle,
 )
 from mirror_agent.model import Document, Publication
 
@@ -33,9 +36,13 @@ Format = Callable[[Publication], tuple[Document, ...]]
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "trust": trust.render,
+        "additional_trusted_ca": additional_trusted_ca.render,
+        "user_ca_bundle": user_ca_bundle.render,
         "hosts": hosts.render,
         "openshift": openshift.render,
         "install_config": install_config.render,
+        "agent_installer": install_config.render_agent,
+        "hypershift": hypershift.render,
         "registries_conf": registries_conf.render,
         "containerd": containerd.render,
         "rancher": rancher.render,

@@ -32,7 +32,7 @@ class Action:
     def alone(self) -> bool:
         """Does it neither build on the earlier steps of its mirror's round, nor do later ones build on it?"""
         spare = isinstance(self, IssueCertificate) and self.spare
-        return spare or isinstance(self, AskRenewal | AnnounceAddress | ProveMirror | Evict | HoldFetches)
+        return spare or isinstance(self, AskRenewal | AnnounceAddress | ProveMirror | Evict | HoldFetches | Withdraw)
 
     @property
     def subject(self) -> str:
@@ -327,6 +327,14 @@ class HoldFetches(Action):
         return "fetch nothing new" if self.full else "fetch again"
 
 
+@dataclass(frozen=True, slots=True)
+class Withdraw(Action):
+    """Forget the proof of a mirror: it leaves the publications, until a real pull proves it again."""
+
+    def __str__(self) -> str:
+        return "withdraw from the publications"
+
+
 # The order of the steps of one round.
 ORDER: tuple[type[Action], ...] = (
     CreateAuthority,
@@ -353,6 +361,7 @@ ORDER: tuple[type[Action], ...] = (
     RemoveNetwork,
     Evict,
     HoldFetches,
+    Withdraw,
     Publish,
     PublishToCluster,
 )

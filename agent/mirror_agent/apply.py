@@ -42,6 +42,7 @@ from mirror_agent.actions import (
     StartUnits,
     StopUnits,
     SwitchAuthority,
+    Withdraw,
     WriteFile,
     WriteUnits,
 )
@@ -164,10 +165,8 @@ def _one(step: Action, desired: Desired, observed: Observed, hands: Hands) -> No
             _evict(step, desired, observed)
         case HoldFetches():
             _hold(step, desired)
-        case Publish():
-            _publish(step, desired)
-        case PublishToCluster():
-            _publish_to_cluster(step, desired, hands)
+        case Publish() | PublishToCluster() | Withdraw():
+            _told(step, desired, hands)
         case _:
             raise AssertionError(f"no hands for {step!r}")
 
@@ -351,6 +350,17 @@ def _hold(step: HoldFetches, desired: Desired) -> None:
         files.write(File(mark, b""))
     else:
         files.remove(mark)
+
+
+def _told(step: Publish | PublishToCluster | Withdraw, desired: Desired, hands: Hands) -> None:
+    """What readers learn."""
+    match step:
+        case Publish():
+            _publish(step, desired)
+        case PublishToCluster():
+            _publish_to_cluster(step, desired, hands)
+        case Withdraw():
+            state.drop_proof(desired.paths.proofs, step.mirror)
 
 
 def _publish(step: Publish, desired: Desired) -> None:

@@ -11,6 +11,7 @@ import queue
 import signal
 import time
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -205,6 +206,7 @@ class Agent:
         self._cache = desired.settings.cache.path
         seen = observe.Seen(self._hands.claimed, self._hands.announced, usage, self._clients.fills, stores)
         observed, unreachable = observe.look(desired, memory, self._systemd, self._containers, seen)
+        observed = replace(observed, unwell=self._memory.unwell(plan.unwell(desired, observed), time.monotonic()))
         self._clients.forget(observed)
         self._hands.claimed.intersection_update(plan.unheld(desired, observed))
         for ended in self._watches.follow(desired.settings.publish.cluster, observed.cluster):

@@ -33,6 +33,16 @@ class Memory:
     good: dict[str, tuple[Mirror, Pod]] = field(default_factory=dict)  # as it last ran with all as it should be
     rejected: dict[str, tuple[Pod, Mirror, Pod]] = field(default_factory=dict)  # (does not start, runs instead)
 
+    since: dict[str, float] = field(default_factory=dict)  # mirrors that do not answer: from when on (monotonic)
+
+    def unwell(self, names: Collection[str], clock: float) -> dict[str, float]:
+        """For how long each of these mirrors has not answered, in seconds; `clock` is monotonic.
+
+        Not by the time of day: a host without a battery starts in the past and leaps when it learns the time.
+        """
+        self.since = {name: self.since.get(name, clock) for name in names}
+        return {name: clock - since for name, since in self.since.items()}
+
     def may(self, step: Action, desired: plan.Desired, now: datetime) -> bool:
         """Is this step not waiting for its next attempt?"""
         blocked = self.blocked.get(key(step))

@@ -319,6 +319,7 @@ class PublishSettings:
 
     folder: FolderSettings | None = None
     cluster: ClusterSettings | None = None
+    withdraw_after: int | None = None  # seconds that a mirror may be unwell before it leaves them; None: it stays
 
 
 @dataclass(frozen=True, slots=True)

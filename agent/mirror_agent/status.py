@@ -11,8 +11,8 @@ from typing import Any
 
 from mirror_agent import certificates, cluster, rollover
 from mirror_agent.actions import Action, ProveMirror, Publish
-from mirror_agent.model import Fill, Mirror, Problem, Role, UnitState
-from mirror_agent.plan import Desired, Observed, cluster_outcome, in_doubt, rollover_view, unit_services
+from mirror_agent.model import Fill, Mirror, Problem, UnitState
+from mirror_agent.plan import Desired, Observed, answers, cluster_outcome, in_doubt, rollover_view, unit_services
 from mirror_agent.usage import Usage
 
 ISSUING = "issue-certificate"  # the step whose failure is a certificate's
@@ -289,7 +289,7 @@ def _state(
 ) -> State:
     """A mirror that serves is serving, also while something about it waits; `reason` tells what."""
     proof = observed.proofs.get(mirror.name)
-    runs = mirror.name in observed.edges and observed.container(mirror.name, Role.REGISTRY) is not None
+    runs = answers(mirror.name, observed)
     if runs and proof and proof.covers(mirror):
         return State.SERVING
     if failure:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from appliance import DEFINITIONS, PUBLISHED, STATE, Appliance, parts
+from appliance import AGENT_TOML, DEFINITIONS, PUBLISHED, STATE, Appliance, parts
 
 TAKEN = "10.0.0.44"
 
@@ -188,3 +188,28 @@ def test_a_mirror_without_a_probe_is_published_after_the_first_pull_of_a_client(
     one.box.node(*copy, f"docker://{one.mirror('ghcr')['address']}/demo/app:1.0", "dir:/tmp/first")
     one.serving("quay", "ghcr", seconds=30)
     assert one.mirror("ghcr")["proved"].startswith("demo/app@sha256:")
+
+
+# --- a mirror that does not answer
+
+
+def test_an_unwell_mirror_stays_published_unless_the_settings_let_it_go(one: Appliance) -> None:
+    one.drop("gcr")
+    one.serving("quay", "gcr")
+    broken = "/run/systemd/system/mirror-gcr-edge.service.d/broken.conf"
+    one.sh(f"mkdir -p $(dirname {broken})")
+    one.write(broken, "[Service]\nExecStartPre=/bin/false\n")
+    one.sh("systemctl daemon-reload; podman kill mirror-gcr-edge")
+    try:
+        one.wait(lambda: one.mirror("gcr")["state"] != "serving", 30, "a mirror that does not start")
+        assert "gcr.mirror.lan" in one.hosts()
+        since = one.cursor()
+        one.settings(AGENT_TOML.replace("[publish.folder]", '[publish]\nwithdraw_after = "1m"\n[publish.folder]'))
+        line = one.until_said("withdraw from the publications", since, seconds=150)
+        assert (line["MIRROR"], line["ACTION"]) == ("gcr", "withdraw")
+        one.wait(lambda: set(one.hosts()) == {"quay.mirror.lan"}, 20, "the publication without it")
+        assert "gcr.io" not in one.published("image-digest-mirror-set.yaml")
+    finally:
+        one.sh(f"rm {broken}; systemctl daemon-reload")
+    one.serving("quay", "gcr", seconds=60)  # back after a new proof, by itself
+    one.settings()

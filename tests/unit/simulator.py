@@ -103,6 +103,7 @@ class Host:
     announced: set[str] = field(default_factory=set)
     count: int = 0  # of starts and serial numbers
     now: datetime = NOW
+    unwell: dict[str, float] = field(default_factory=dict)  # by mirror that does not answer: for how long
 
     def copy(self) -> Host:
         return replace(self, **{item.name: copy.copy(getattr(self, item.name)) for item in fields(self)})
@@ -139,6 +140,7 @@ class Host:
             leases=dict(self.leases),
             accepted=dict(self.accepted),
             proofs=dict(self.proofs),
+            unwell=dict(self.unwell),
             published={TARGET: dict(self.published)},
             claimed=frozenset(self.claimed),
             announced=frozenset(self.announced),
@@ -225,6 +227,9 @@ class Host:
                 used = {_first(_NETWORK, file.content.decode()) for file, _ in self.active.values()}
                 assert step.network not in used, f"{step}: a pod is on it"
                 self.networks.remove(step.network)
+            case actions.Withdraw():
+                assert step.mirror not in self.edges, f"{step}: it answers"
+                del self.proofs[step.mirror]
             case actions.Publish():
                 self._publish(step)
             case _:

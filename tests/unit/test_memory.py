@@ -38,6 +38,14 @@ def test_each_failure_waits_longer_up_to_a_limit(step: Action) -> None:
     assert tuple(sorted(BACKOFF_SECONDS)) == BACKOFF_SECONDS
 
 
+def test_a_mirror_is_unwell_for_as_long_as_it_does_not_answer_without_a_break() -> None:
+    memory = Memory()
+    assert memory.unwell({"quay"}, 100.0) == {"quay": 0.0}
+    assert memory.unwell({"quay", "ghcr"}, 160.0) == {"quay": 60.0, "ghcr": 0.0}
+    assert memory.unwell({"ghcr"}, 200.0) == {"ghcr": 40.0}
+    assert memory.unwell({"quay"}, 220.0) == {"quay": 0.0}
+
+
 def test_what_it_is_for_has_changed_so_it_is_tried_at_once_and_counts_anew() -> None:
     memory = Memory()
     for second in range(4):

@@ -333,6 +333,41 @@ def test_a_mirror_that_comes_back_is_published_after_a_new_proof() -> None:
     assert order == ["prove-mirror", "publish"]
 
 
+@pytest.mark.parametrize(
+    ("limit", "minutes", "leaves"),
+    [("", 10**6, False), ('withdraw_after = "12h"', 719, False), ('withdraw_after = "12h"', 720, True)],
+    ids=["by default it stays", "not long enough", "long enough"],
+)
+def test_an_unwell_mirror_leaves_the_publication_only_where_the_settings_say_so(
+    limit: str, minutes: int, leaves: bool
+) -> None:
+    written = replace(BOTH, settings=SETTINGS.replace("[publish.folder]", f"[publish]\n{limit}\n[publish.folder]"))
+    host = settled(written).copy()
+    del host.edges["quay"]
+    host.unwell = {"quay": minutes * 60.0}
+    todo = [step for step in steps(host, written) if isinstance(step, actions.Withdraw)]
+    assert [step.mirror for step in todo] == (["quay"] if leaves else [])
+    for step in todo:
+        host.do(step, host.desired(written))
+        assert [step for step in steps(host, written) if isinstance(step, actions.Withdraw)] == []
+    publishes = [step for step in steps(host, written) if isinstance(step, actions.Publish)]
+    told = b"".join(document.content for step in publishes for document in step.documents)
+    assert (bool(publishes), b"quay" in told) == (leaves, False)
+
+
+def test_a_mirror_that_was_withdrawn_comes_back_after_a_new_proof() -> None:
+    host = settled(BOTH).copy()
+    before = dict(host.published)
+    edge = host.edges.pop("quay")
+    host.do(actions.Withdraw("quay", ""), host.desired(BOTH))
+    (publish,) = [step for step in steps(host, BOTH) if isinstance(step, actions.Publish)]
+    host.do(publish, host.desired(BOTH))
+    assert b"quay" not in host.published["hosts"]
+    host.edges["quay"] = edge
+    assert "prove-mirror" in kinds(settle(host, BOTH), "quay")
+    assert host.published == before
+
+
 def test_without_a_target_nothing_is_published() -> None:
     host = Host()
     wish = replace(BOTH, settings=UNPUBLISHED)
@@ -611,7 +646,7 @@ def test_every_step_has_a_place_and_words() -> None:
     made += [step for todo in settle(Host(), BOTH) for step in todo]
     rolling = {actions.PrepareAuthority, actions.NotePublished, actions.SwitchAuthority, actions.DropAuthority}
     rolling |= {actions.AskRenewal}
-    elsewhere = {actions.Evict, actions.HoldFetches, actions.PublishToCluster}
+    elsewhere = {actions.Evict, actions.HoldFetches, actions.PublishToCluster, actions.Withdraw}
     assert {type(step) for step in made} | elsewhere | rolling == set(actions.ORDER)
     assert all(str(step) and "object at" not in str(step) for step in made)
     assert all(step.why for step in made if not isinstance(step, actions.Publish))

@@ -48,7 +48,7 @@ def purge(
             for folder in (cache, Path(paths.mirror(name))):
                 if folder.is_dir():
                     shutil.rmtree(folder)
-            state.save_proofs(paths.proofs, {n: p for n, p in state.load_proofs(paths.proofs).items() if n != name})
+            state.drop_proof(paths.proofs, name)
             state.save_leases(paths.leases, {n: a for n, a in state.load_leases(paths.leases).items() if n != name})
             sys.stdout.write(f"{name}: cached data, certificate and address lease are gone\n")
     if failed:

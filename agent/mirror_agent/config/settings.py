@@ -198,10 +198,11 @@ class ClusterTable(Table):
 
 
 class PublishTable(Table):
-    """[publish]: where the publication goes."""
+    """[publish]: where the publication goes, and what leaves it."""
 
     folder: FolderTable | None = None
     cluster: ClusterTable | None = None
+    withdraw_after: Annotated[int | None, text(values.withdraw_after)] = Field(default=None, examples=['"12h"'])
 
 
 class SettingsTable(Table):
@@ -240,6 +241,7 @@ def parse_settings(file: str, content: bytes) -> tuple[Settings | None, tuple[Pr
         publish=PublishSettings(
             FolderSettings(**dict(table.publish.folder)) if table.publish.folder else None,
             _cluster(table.publish.cluster, table.domain),
+            table.publish.withdraw_after,
         ),
     ), ()
 

@@ -22,6 +22,7 @@ LOWEST_RATE, HIGHEST_RATE = 100_000, 100 * 2**30  # less: no image arrives befor
 LONGEST_FRESH = 86_400
 MODES = ("0600", "0640", "0644")  # nobody else may write: the manifest says what is removed
 LARGEST_GROUP = 2**32 - 2
+SHORTEST_UNWELL, LONGEST_UNWELL = 60, 30 * 86_400  # less: a restart
 SHORTEST_KEEP, LONGEST_KEEP = 3_600, 3650 * 86_400
 
 _FOLDER = re.compile(r"(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)+")
@@ -137,6 +138,11 @@ def fresh(value: str) -> int:
 def keep(value: str) -> int:
     """A number of seconds, as "90d", from an hour to ten years.  Raises Mistake."""
     return _time(value, 'as "90d" or "12h"', SHORTEST_KEEP, LONGEST_KEEP, "from 1h to 3650d")
+
+
+def withdraw_after(value: str) -> int:
+    """A number of seconds, as "12h", from a minute to a month.  Raises Mistake."""
+    return _time(value, 'as "12h" or "2d"', SHORTEST_UNWELL, LONGEST_UNWELL, "from 1m to 30d")
 
 
 def _time(value: str, form: str, shortest: int, longest: int, bounds: str) -> int:

@@ -123,6 +123,11 @@ def load_proofs(path: PurePosixPath) -> Mapping[str, Proof]:
     return {name: Proof(**dict(proof)) for name, proof in stored.proofs.items()} if stored else {}
 
 
+def drop_proof(path: PurePosixPath, mirror: str) -> bool:
+    """Forget that a mirror has served a real pull.  True when it was known."""
+    return save_proofs(path, {name: proof for name, proof in load_proofs(path).items() if name != mirror})
+
+
 def save_proofs(path: PurePosixPath, proofs: Mapping[str, Proof], owner: int = 0) -> bool:
     """Remember the proofs.  True when the file was not already so."""
     stored = {

@@ -30,9 +30,13 @@ ALIVE = timedelta(
 # Who reads which document, in the order of the page: the document's name, or the folder that it lies in.
 READERS: Mapping[str, str] = {
     "ca-bundle.pem": "The CA that signs the mirrors' certificates. Every reader must trust it.",
+    "additional-trusted-ca.yaml": "For a running OpenShift or OKD cluster: trust for its nodes' pulls.",
+    "user-ca-bundle.yaml": "For a running or hosted cluster: trust for all that runs in it.",
     "hosts": "Names and addresses of the mirrors, for the name server or /etc/hosts.",
     "dnsmasq.conf": "The same for dnsmasq.",
     "install-config.fragment.yaml": "For the install-config.yaml of a new OpenShift or OKD cluster.",
+    "agent-install-config.fragment.yaml": "The same for the agent-based installer.",
+    "hypershift": "For a HostedCluster (hosted control planes).",
     "image-digest-mirror-set.yaml": "For a running OpenShift or OKD cluster, as a pair: images by digest.",
     "image-tag-mirror-set.yaml": "For a running OpenShift or OKD cluster, as a pair: images by tag.",
     "registries.conf.d": "For podman, CRI-O, skopeo and MicroShift.",

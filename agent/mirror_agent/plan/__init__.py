@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from mirror_agent.plan.leaves import is_public, problems, rollover_view
 from mirror_agent.plan.names import hold_file, service_of, unit_owner, unit_services
-from mirror_agent.plan.publications import cluster_outcome, documents, in_doubt, publication
+from mirror_agent.plan.publications import answers, cluster_outcome, documents, in_doubt, publication, unwell
 from mirror_agent.plan.steps import plan, runs, unheld
 from mirror_agent.plan.values import Desired, Observed, compose
 
 __all__ = [
     "Desired",
     "Observed",
+    "answers",
     "cluster_outcome",
     "compose",
     "documents",
@@ -31,4 +32,5 @@ __all__ = [
     "unheld",
     "unit_owner",
     "unit_services",
+    "unwell",
 ]

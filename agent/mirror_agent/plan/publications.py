@@ -12,11 +12,13 @@ from mirror_agent.actions import (
     Action,
     Publish,
     PublishToCluster,
+    Withdraw,
 )
 from mirror_agent.model import (
     Cost,
     Document,
     Publication,
+    Role,
 )
 from mirror_agent.plan.values import Desired, Observed
 
@@ -32,6 +34,25 @@ def publication(desired: Desired, observed: Observed) -> Publication:
         if proof := observed.proofs.get(mirror.name):
             told.append(replace(mirror, host=proof.host, address=proof.address))
     return Publication(tuple(told), observed.trust)
+
+
+def answers(mirror: str, observed: Observed) -> bool:
+    """Does a mirror serve, as far as the host can tell?  What its upstream does is not asked."""
+    return mirror in observed.edges and observed.container(mirror, Role.REGISTRY) is not None
+
+
+def unwell(desired: Desired, observed: Observed) -> frozenset[str]:
+    """Mirrors that were proved and do not answer."""
+    proved = (mirror.name for mirror in desired.mirrors if mirror.name in observed.proofs)
+    return frozenset(name for name in proved if not answers(name, observed))
+
+
+def withdraw(desired: Desired, observed: Observed) -> Iterator[Action]:
+    """Mirrors leave the publications only where the settings say so, and only those that were away for long."""
+    limit = desired.settings.publish.withdraw_after
+    for name in sorted(unwell(desired, observed)):
+        if limit is not None and observed.unwell.get(name, 0) >= limit:
+            yield Withdraw(name, "has not answered for the time of publish.withdraw_after")
 
 
 def in_doubt(desired: Desired, observed: Observed) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ from mirror_agent.model import (
 )
 from mirror_agent.plan.leaves import due, rollover_view, withheld
 from mirror_agent.plan.names import service_of, unit_owner, unit_services
-from mirror_agent.plan.publications import publish, publish_to_cluster
+from mirror_agent.plan.publications import publish, publish_to_cluster, withdraw
 from mirror_agent.plan.values import Desired, Observed
 from mirror_agent.usage import Usage
 
@@ -62,6 +62,7 @@ def plan(desired: Desired, observed: Observed, now: datetime) -> tuple[Action, .
     steps += _leftovers(desired, observed)
     steps += _reload(desired, observed, steps)
     steps += _evict(desired, observed, now)
+    steps += withdraw(desired, observed)
     steps += publish(desired, observed)
     steps += publish_to_cluster(desired, observed, now)
     return tuple(sorted(steps, key=lambda step: ORDER.index(type(step))))

@@ -123,6 +123,7 @@ class Observed:
     leases: Mapping[str, IPv4Address] = field(default_factory=dict)
     accepted: Mapping[str, bytes] = field(default_factory=dict)
     proofs: Mapping[str, Proof] = field(default_factory=dict)
+    unwell: Mapping[str, float] = field(default_factory=dict)  # by mirror that does not answer: for how long, seconds
     cached: Mapping[str, str] = field(default_factory=dict)  # by mirror: an image that some client has pulled
     published: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)  # by target, those that can be read
     unread: frozenset[str] = frozenset()  # targets that cannot

@@ -99,8 +99,8 @@ def test_published_is_what_the_folder_says() -> None:
     ("written", "failures", "problems", "line"),
     [
         (BOTH, (), (), "2 mirrors: 2 serving"),
-        (BOTH.but(quay=None), (), (), "1 mirror: 1 serving; publication waits: containerd/"),
-        (Written({}), (), (), "no mirrors defined; publication waits: containerd/"),
+        (BOTH.but(quay=None), (), (), "1 mirror: 1 serving; publication waits: "),
+        (Written({}), (), (), "no mirrors defined; publication waits: "),
         (BOTH, (), (PROBLEM,), "2 mirrors: 2 serving; 1 problem in files"),
         (BOTH, (), (PROBLEM, replace(PROBLEM, key="host")), "2 mirrors: 2 serving; 2 problems in files"),
         (

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from watchdog.events import (
@@ -114,7 +115,7 @@ class _Handler(FileSystemEventHandler):
 
     def _lay_once(self) -> set[str] | None:
         """Lay what is missing; None when nothing was."""
-        wanted = {str(path): _identity(path) for folder in self._folders for path in _around(folder)}
+        wanted = {str(path): identity for folder in self._folders for path, identity in _around(folder)}
         for path in list(self._laid):
             if wanted.get(path) != self._laid[path][1]:
                 self._drop(path)
@@ -131,14 +132,16 @@ class _Handler(FileSystemEventHandler):
             self._observer.unschedule(self._laid.pop(path)[0])
 
 
-def _around(folder: Path) -> tuple[Path, Path]:
-    """The folder, and its nearest ancestor that exists."""
-    return folder, next(parent for parent in folder.parents if parent.is_dir())
+def _around(folder: Path) -> Iterator[tuple[Path, tuple[int, int] | None]]:
+    """The folder, and its nearest ancestor that exists: found by the very look that tells which one it is."""
+    yield folder, _identity(folder)
+    yield next((path, identity) for path in folder.parents if (identity := _identity(path)))
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a folder; None where there is none."""
     try:
         facts = os.stat(path)
     except OSError:
         return None
-    return facts.st_dev, facts.st_ino
+    return (facts.st_dev, facts.st_ino) if stat.S_ISDIR(facts.st_mode) else None

@@ -224,7 +224,7 @@ def test_a_disturbed_host_comes_back(disturbance: str) -> None:
 PLAIN = [wish for wish in WISHES if wish.settings != NARROW]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(

@@ -169,7 +169,7 @@ class Host:
         return bool(trust & {self.leaf.issuer_key, self.sent or ""})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     life=st.sampled_from([CertificateSettings(), CertificateSettings(400, 60, 14), CertificateSettings(120, 10, 30)]),
     away=st.lists(st.tuples(st.integers(1, 4000), st.integers(1, 20)), max_size=1),

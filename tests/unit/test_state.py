@@ -25,7 +25,7 @@ proofs = st.builds(
     image=text,
     at=st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),
 )
-on_disk = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+on_disk = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

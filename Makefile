@@ -4,7 +4,7 @@ DESTDIR  ?=
 HOST     := tests/box/box
 RUN      := $(HOST) run --
 
-.PHONY: help install rpm demo test lint unit golden golden-update packaging cluster browser system host clean
+.PHONY: help install rpm demo test lint unit golden golden-update packaging cluster browser system bench host clean
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ browser:         ## the published page, in Chromium
 
 system:          ## the promises, on a booted host with systemd, podman, a LAN and an internet
 	@tests/box/pytest tests/box tests/system
+
+bench: host      ## beside the recipe, distribution and plain nginx: docs/benchmark.md; BENCH=--quick tries it (root)
+	@PYTHONPATH=tests python3 -m bench $(BENCH)
 
 rpm: host        ## the package, in build/rpm: same tree, same bytes
 	@$(RUN) packaging/make-rpm build/rpm

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from box import Box, BoxError
 
-from .results import POD, RECIPE
+from .results import HANG, OFFLINE, POD, RECIPE, RESTART
 from .world import ADDRESSES, HOST, World
 
 _HOLE = """
@@ -42,7 +42,7 @@ def _restart(box: Box) -> Row:
     recipe = _gap(box, _URLS[RECIPE], ["podman", "restart", "-t1", _CONTAINER], 60)
     pod = _gap(box, _URLS[POD], ["systemctl", "restart", "mirror-quay-pod"], 10)
     edge = _gap(box, _URLS[POD], ["podman", "kill", "mirror-quay-edge"], 10)
-    return "no answer while it restarts", {
+    return RESTART, {
         RECIPE: f"{recipe:.1f} s", POD: f"{pod:.1f} s (the whole pod), {edge:.1f} s (its edge killed)",
     }  # fmt: skip
 
@@ -76,7 +76,7 @@ def _upstream_hangs(box: Box) -> Row:
     box.gw("nft", "-f", "-", input=_HOLE)
     try:
         first, second = (_ask(box, POD) for _ in range(2))
-        return "a cached tag while the upstream hangs", {
+        return HANG, {
             RECIPE: _ask(box, RECIPE), POD: f"{first}; asked again: {second}",
         }  # fmt: skip
     finally:
@@ -106,7 +106,7 @@ def _start_without_internet(box: Box) -> Row:
             if time.monotonic() > started + _PATIENCE:
                 raise BoxError("the mirror does not start without the internet")
             time.sleep(0.1)
-        return "started while the internet is away", {
+        return OFFLINE, {
             RECIPE: recipe, POD: f"serves after {time.monotonic() - started:.1f} s",
         }  # fmt: skip
 

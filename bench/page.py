@@ -7,7 +7,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from textwrap import fill
 
-from .results import BARE, CONTENDERS, LIMIT, POD, RECIPE, REGISTRIES, Memory, Results, total
+from .results import (
+    BARE,
+    CONTENDERS,
+    HANG,
+    LIMIT,
+    OFFLINE,
+    POD,
+    RECIPE,
+    REGISTRIES,
+    RESTART,
+    Memory,
+    Results,
+    total,
+)
 
 NAMES = {
     RECIPE: "recipe (registry 2.8.3)",
@@ -184,8 +197,8 @@ address of its own on the LAN. The clients are curl on the node of the test host
 {date}, {processors} processors ({processor}), Linux {kernel}, in {minutes} minutes. The clients, the four and the
 upstream share these processors, and other work kept {others} of them busy before or after. The cold image has {layers}
 layers of {layer} MB. Figures of mirror-agent and nginx are medians of {cold_rounds} cold and {warm_rounds} warm rounds,
-with ratios taken within a round; the other two had one cold round. The single measurements are in
-[bench/results.json](../bench/results.json).
+with ratios taken within a round; the other two had one round with cold clients and with small blobs. The single
+measurements are in [bench/results.json](../bench/results.json).
 """
 
 
@@ -203,15 +216,13 @@ def text(results: Results) -> str:
 
 def to_compare(results: Results, readme: str) -> str:
     """The lines of README.md whose figures are from here, each with what was measured now."""
-    trips = [" / ".join(f"{results.trips('cold', who, n):.2f} ×" for n in results.clients("cold")[:2])
-             for who in (RECIPE, POD)]  # fmt: skip
-    now = [trips, *([did[RECIPE], did[POD]] for did in results.faults.values())]
-    order = {"1": 0, "4": 1, "3": 2, "2": 3}  # row of README.md → place in `now`
+    trips = {who: " / ".join(f"{results.trips('cold', who, n):.2f} ×" for n in results.clients("cold")[:2])
+             for who in (RECIPE, POD)}  # fmt: skip
+    rows = {"1": trips} | {row: results.faults.get(what) for row, what in (("2", OFFLINE), ("3", HANG), ("4", RESTART))}
     found = []
     for number, line in enumerate(readme.splitlines(), 1):
         row = re.match(r"\| ([1-9]) \|", line)
-        if row and "[b]" in line and order[row[1]] < len(now):
+        if row and "[b]" in line and (now := rows.get(row[1])):
             cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
-            recipe, pod = now[order[row[1]]]
-            found.append(f"README.md:{number}: {cells[-2]} | {cells[-1]}\n  now: {recipe} | {pod}")
+            found.append(f"README.md:{number}: {cells[-2]} | {cells[-1]}\n  now: {now[RECIPE]} | {now[POD]}")
     return "\n".join(found)

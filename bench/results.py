@@ -16,6 +16,11 @@ RECIPE, BARE, POD, LIMIT = "recipe", "distribution", "pod", "limit"
 REGISTRIES = (RECIPE, BARE, POD)
 CONTENDERS = (*REGISTRIES, LIMIT)
 
+# what may go wrong
+RESTART = "no answer while it restarts"
+HANG = "a cached tag while the upstream hangs"
+OFFLINE = "started while the internet is away"
+
 COLD_GOAL = 1.15  # times the least time that a herd can take
 WARM_GOAL = 0.95  # of the limit
 MEMORY_GOAL = 60_000_000  # bytes of an idle pod
@@ -94,8 +99,8 @@ class Results:
 
     def of_limit(self, what: str, who: str, clients: int) -> float:
         """Speed as a part of what plain nginx does."""
-        pairs = zip(self.found(what, who, clients), self.found(what, LIMIT, clients), strict=True)
-        return median(limit.seconds / its.seconds for its, limit in pairs)
+        limit = [sample.seconds for sample in self.found(what, LIMIT, clients)]
+        return median(limit[its.round] / its.seconds for its in self.found(what, who, clients))
 
     def of_least(self, what: str, who: str, clients: int) -> float:
         """Time of cold clients as a multiple of the least: once over the line, then from the limit over the LAN."""

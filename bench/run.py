@@ -6,7 +6,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ class Sizes:
     clients: tuple[int, ...] = (1, 6, 20)
     warm_rounds: int = 5
     cold_rounds: int = 3
-    small_rounds: int = 3
+    small_rounds: int = 5
     layers: tuple[int, ...] = (32 * MB,) * 4  # of an image that is cold
     blob: int = 200 * MB  # of what is warm
     warm_bytes: int = 1_600 * MB  # what all clients together receive at least
@@ -144,21 +144,27 @@ class Run:
         image, blob = self._push("warm", [self.sizes.blob])
         for who in REGISTRIES:
             self.world.measure("fill", who, 1, 0, [self.world.addresses(who, image, blob)])
-        self._rounds("warm", self.sizes.warm_rounds, image, lambda clients: blob * self._times(clients))
-
-    def _rounds(self, what: str, rounds: int, image: str, digests: Callable[[int], list[str]]) -> None:
-        for number in range(rounds):
+        for number in range(self.sizes.warm_rounds):
             for clients in self.sizes.clients:
-                took = [self._get(what, who, clients, number, image, digests(clients)) for who in CONTENDERS]
-                told = ", ".join(f"{s.who} {s.bytes / s.seconds / MB:.0f}" for s in took)
-                self.tell(f"{what}, round {number + 1} of {rounds}, {clients} clients: {told} MB/s")
+                self._ask_all("warm", clients, number, image, blob * self._times(clients), CONTENDERS)
+
+    def _ask_all(
+        self, what: str, clients: int, number: int, image: str, digests: list[str], whose: Sequence[str]
+    ) -> None:
+        took = [self._get(what, who, clients, number, image, digests) for who in whose]
+        told = ", ".join(f"{s.who} {s.bytes / s.seconds / MB:.0f}" for s in took)
+        self.tell(f"{what}, round {number + 1}, {clients} clients: {told} MB/s")
 
     def _small(self) -> None:
         sizes = random.Random(1)  # always the same
         image, blobs = self._push("small", [sizes.randint(4_000, 64_000) for _ in range(self.sizes.small)])
+        herd = self.sizes.clients[1]
         with self.world.shaped():
-            self._herd("small cold", self.sizes.clients[1], 0, image, blobs, REGISTRIES)
-        self._rounds("small warm", self.sizes.small_rounds, image, lambda _: blobs)
+            self._herd("small cold", herd, 0, image, blobs, REGISTRIES)
+        for number in range(self.sizes.small_rounds):
+            for clients in (1, herd):  # more would take minutes of a registry
+                whose = CONTENDERS if number == 0 else (POD, LIMIT)
+                self._ask_all("small warm", clients, number, image, blobs, whose)
 
     def _faults(self) -> None:
         if not self.sizes.faults:

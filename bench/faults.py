@@ -48,9 +48,18 @@ def _restart(box: Box) -> Row:
 
 
 def _gap(box: Box, url: str, command: list[str], seconds: int) -> float:
-    """The longest time for which the node gets no answer."""
-    watch = f"end=$(($(date +%s)+{seconds})); while [ $(date +%s) -lt $end ]; do " \
-        f"curl -skf -o /dev/null -m 0.5 {url}/v2/ && date +%s.%N; sleep 0.05; done"  # fmt: skip
+    """The longest time for which the node gets no answer; done when it has got some again for a while."""
+    watch = f"""
+        end=$(($(date +%s) + {seconds})) failed=no again=0
+        while [ $(date +%s) -lt $end ] && [ $again -lt 40 ]; do
+            if curl -skf -o /dev/null -m 0.5 {url}/v2/; then
+                date +%s.%N
+                [ $failed = no ] || again=$((again + 1))
+            else
+                failed=yes again=0
+            fi
+            sleep 0.05
+        done"""
     answers: list[float] = []
 
     def look() -> None:

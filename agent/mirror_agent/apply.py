@@ -65,7 +65,7 @@ from mirror_agent.host.issuers import acme, own
 from mirror_agent.host.namespace import edge_state
 from mirror_agent.host.systemd import BusLost, Systemd
 from mirror_agent.model import File, Folder, Issuer, Mirror, Proof, Role, Suggestion, Trouble
-from mirror_agent.plan import Desired, Observed, hold_file, is_public
+from mirror_agent.plan import Desired, Observed, hold_file, is_public, unit_upstream
 from mirror_agent.targets import cluster, targets
 
 _log = journal.get()
@@ -100,12 +100,12 @@ def apply(steps: Sequence[Action], desired: Desired, observed: Observed, hands: 
         for step in batch:
             told = isinstance(step, QUIET) or _errand(step) in hands.errands.open  # at its beginning
             tell = _log.debug if told else _log.info
-            tell(f"{step} ({step.why})" if step.why else str(step), **_fields(step, desired))
+            tell(f"{step} ({step.why})" if step.why else str(step), **_fields(step, desired, observed))
         for step, trouble in _do(kind, batch, desired, observed, hands):
             failures.append((step, trouble))
             if not step.alone:
                 held.add(step.mirror)
-            _log.error(f"could not {step}: {trouble}", **_fields(step, desired), **_message(step, trouble))
+            _log.error(f"could not {step}: {trouble}", **_fields(step, desired, observed), **_message(step, trouble))
         hands.alive()
     return failures
 
@@ -154,7 +154,7 @@ def _one(step: Action, desired: Desired, observed: Observed, hands: Hands) -> No
         case ReloadSystemd():
             hands.systemd.reload()
         case ReloadEdge():
-            _reload_edge(step, desired, hands)
+            _reload_edge(step, desired, observed, hands)
         case AnnounceAddress():
             _announce(step, desired, observed, hands)
         case ProveMirror():
@@ -237,7 +237,7 @@ def _issue(step: IssueCertificate, desired: Desired, observed: Observed, hands: 
     issuers.put(order, pair)
     made = certificates.facts(pair.certificate, pair.key)
     text = f"has a certificate until {made.not_after:%Y-%m-%d %H:%M} UTC by {made.issuer}, serial {made.serial:x}"
-    _log.info(text, **_fields(step, desired), message_id=messages.CERTIFICATE_ISSUED)
+    _log.info(text, **_fields(step, desired, observed), message_id=messages.CERTIFICATE_ISSUED)
 
 
 def _ask_renewal(step: AskRenewal, desired: Desired, observed: Observed, hands: Hands) -> None:
@@ -253,7 +253,7 @@ def _ask_renewal(step: AskRenewal, desired: Desired, observed: Observed, hands: 
             return
         at = answer.at
     except Trouble as trouble:
-        _log.info(str(trouble), **_fields(step, desired))
+        _log.info(str(trouble), **_fields(step, desired, observed))
     names = {mirror.name for mirror in desired.mirrors}
     kept = {name: each for name, each in state.load_suggestions(desired.paths.suggestions).items() if name in names}
     kept[step.mirror] = Suggestion(certificate.serial, datetime.now(UTC), at)
@@ -272,7 +272,7 @@ def _remember(step: Remember, desired: Desired, observed: Observed) -> None:
     paths, before = desired.paths, observed.accepted
     for name in sorted(name for name in {*before, *step.accepted} if before.get(name) != step.accepted.get(name)):
         what = "new" if name not in before else "changed" if name in step.accepted else "removed"
-        fields = {**_fields(replace(step, mirror=name), desired), "action": "read"}
+        fields = {**_fields(replace(step, mirror=name), desired, observed), "action": "read"}
         _log.info(f"{what} definition {name}.toml", **fields)
     proofs = state.load_proofs(paths.proofs)
     state.save_proofs(paths.proofs, {n: p for n, p in proofs.items() if n in step.accepted or n in desired.frozen})
@@ -310,7 +310,7 @@ def _announce(step: AnnounceAddress, desired: Desired, observed: Observed, hands
         hands.announced.add(step.start)
 
 
-def _reload_edge(step: ReloadEdge, desired: Desired, hands: Hands) -> None:
+def _reload_edge(step: ReloadEdge, desired: Desired, observed: Observed, hands: Hands) -> None:
     """Proved by a handshake.  An edge that goes on with all but the new certificate gets the one before back."""
     tls = desired.paths.mirror(step.mirror) / "tls"
     there = pairs.current(tls)  # one that was issued in this very round, maybe
@@ -320,7 +320,7 @@ def _reload_edge(step: ReloadEdge, desired: Desired, hands: Hands) -> None:
     if _answers(step.mirror, desired, hands):
         was = pairs.rollback(tls)
         text = f"the edge did not take its new certificate; the one before is back: {was}"
-        _log.error(text, **_fields(step, desired), message_id=messages.CERTIFICATE_ROLLED_BACK)
+        _log.error(text, **_fields(step, desired, observed), message_id=messages.CERTIFICATE_ROLLED_BACK)
     what = "was not taken" if result == "done" else f"was refused: its reload ended with {result!r}"
     raise Trouble(step.unit, f"the new configuration or certificate {what}", f"journalctl -u {step.unit}")
 
@@ -332,7 +332,7 @@ def _prove(step: ProveMirror, desired: Desired, observed: Observed) -> None:
     image = pull.pull(infra.namespace, mirror, observed.trust, step.image, public=is_public(mirror, desired))
     proof = Proof(mirror.host, mirror.address, mirror.remote, image, datetime.now(UTC))
     state.save_proofs(desired.paths.proofs, {**state.load_proofs(desired.paths.proofs), mirror.name: proof})
-    _log.info(f"serving: pulled {image} through https://{mirror.host}", **_fields(step, desired))
+    _log.info(f"serving: pulled {image} through https://{mirror.host}", **_fields(step, desired, observed))
 
 
 def _evict(step: Evict, desired: Desired, observed: Observed) -> None:
@@ -442,12 +442,13 @@ def _progress(step: PullImage, text: str, hands: Hands) -> None:
     _log.info(f"pulling {step.image}: {text}", action=step.action)
 
 
-def _fields(step: Action, desired: Desired) -> dict[str, str]:
+def _fields(step: Action, desired: Desired, observed: Observed) -> dict[str, str]:
     """The journal's fields of a step: ACTION=, and of a mirror's also MIRROR= and UPSTREAM=."""
     fields = {"action": step.action}
     if step.mirror:
         fields["mirror"] = step.mirror
-        fields["upstream"] = next((m.upstream for m in desired.mirrors if m.name == step.mirror), "")
+        defined = (m.upstream for m in desired.mirrors if m.name == step.mirror)
+        fields["upstream"] = next(defined, "") or unit_upstream(step.mirror, observed.files.values())
     return {key: value for key, value in fields.items() if value}
 
 

@@ -64,7 +64,11 @@ class Clients:
         self._scan = self._tight = 0.0
 
     def forget(self, observed: plan.Observed) -> None:
-        """Drop what was remembered of images that have left the caches."""
+        """Drop what was remembered of images that have left the caches, and of mirrors that were purged.
+
+        Those alone have no lease: one whose definition is gone keeps it.
+        """
+        self._usage = {name: usage for name, usage in self._usage.items() if name in observed.leases}
         since, stores = datetime.now(UTC) - FORGET, observed.stores
         self.fills = observed.fills
         for name, store in stores.items():

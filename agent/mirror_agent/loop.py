@@ -105,6 +105,7 @@ class Agent:
 
     def _signalled(self, number: int, _frame: object) -> None:
         if number == signal.SIGHUP:
+            notify.reloading()  # at once: where `systemctl reload` is a program (a container), that waits for no more
             self._hints.put(_RELOAD)
             return
         self._stopping = True
@@ -117,7 +118,6 @@ class Agent:
         limit = time.monotonic() + QUIET_LIMIT_SECONDS
         while hint and not self._stopping:
             if hint == _RELOAD:
-                notify.reloading()
                 self._memory.blocked.clear()
                 notify.ready()
                 return

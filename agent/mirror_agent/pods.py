@@ -106,11 +106,6 @@ def upstream_ca_path(paths: Paths, mirror: str) -> PurePosixPath:
     return paths.mirror(mirror) / "registry" / "upstream-ca.pem"
 
 
-def network_service(network: str) -> str:
-    """Name the systemd unit that makes a network."""
-    return f"{network}-network.service"
-
-
 def render_network(settings: Settings, templates: Templates, paths: Paths, podman_version: tuple[int, int]) -> Network:
     """Render the LAN of all mirrors.  Raises Trouble for a value that must not be in a unit."""
     lan = settings.network

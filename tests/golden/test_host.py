@@ -209,7 +209,7 @@ def test_a_reload_tests_the_configuration_first(case: Path, mirror: Mirror) -> N
 def test_the_network_is_the_lan_of_the_settings(case: Path) -> None:
     wanted = desired(case)
     lan = wanted.settings.network
-    lines = services(case, NEWEST_PODMAN)[pods.network_service(wanted.network.name)]
+    lines = services(case, NEWEST_PODMAN)[f"{wanted.network.name}-network.service"]
     create = command(lines, "ExecStart")
     for part in ("--disable-dns", "--driver macvlan", f"--subnet {lan.subnet}", f"--gateway {lan.gateway}"):
         assert f" {part} " in create

@@ -23,7 +23,6 @@ STATE = "/var/lib/mirror-agent"
 CACHE = f"{STATE}/cache"
 PUBLISHED = "/srv/publish"
 STATUS = "/run/mirror-agent/status.json"
-EXAMPLES = "/usr/share/mirror-agent/examples"
 ROLES = ("pod", "edge", "registry")  # of a mirror's services: mirror-NAME-ROLE.service
 MB = 1_000_000
 PATIENCE = 3  # a busy machine may take so many times longer
@@ -52,6 +51,8 @@ Line = dict[str, str]
 class Appliance:
     """A booted box with the agent in it."""
 
+    examples = "/usr/share/mirror-agent/examples"  # the shipped definitions
+
     def __init__(self, box: Box) -> None:
         self.box = box
 
@@ -63,6 +64,14 @@ class Appliance:
         script = f"d=$(dirname {quoted}); t=$(mktemp $d/.new.XXXXXX); cat > $t && chmod 644 $t && mv -f $t {quoted}"
         self.box.exec("sh", "-c", script, input=content)
 
+    def enable(self) -> None:
+        """Start the agent, now and with the host."""
+        self.box.exec("systemctl", "enable", "--quiet", "--now", "mirror-agent")
+
+    def disable(self) -> None:
+        """Do not start it with the host any more."""
+        self.box.exec("systemctl", "disable", "--quiet", "mirror-agent")
+
     def settings(self, content: str = AGENT_TOML) -> None:
         self.write(SETTINGS, content)
 
@@ -71,7 +80,7 @@ class Appliance:
 
     def drop(self, *names: str) -> None:
         """Copy shipped definitions in, all in one go."""
-        self.box.exec("cp", *(f"{EXAMPLES}/{name}.toml" for name in names), DEFINITIONS)
+        self.box.exec("cp", *(f"{self.examples}/{name}.toml" for name in names), DEFINITIONS)
 
     def remove(self, *names: str) -> None:
         self.box.exec("rm", *(f"{DEFINITIONS}/{name}.toml" for name in names))
@@ -126,9 +135,10 @@ class Appliance:
         return found
 
     def containers(self) -> dict[str, str]:
-        """Running containers with what tells one start from another."""
+        """Running containers of mirrors with what tells one start from another."""
         listing = self.box.exec("podman", "ps", "--format", "{{.Names}} {{.ID}} {{.Pid}}").stdout
-        return dict(line.split(" ", 1) for line in listing.splitlines())
+        found = dict(line.split(" ", 1) for line in listing.splitlines())
+        return {name: start for name, start in found.items() if name != "mirror-agent"}
 
     def published(self, name: str) -> str:
         return self.box.exec("cat", f"{PUBLISHED}/{name}", check=False).stdout

@@ -8,10 +8,29 @@ from pathlib import Path
 
 import pytest
 
+import contained
 from appliance import FIVE, PUBLISHED, Appliance
 from box import Box
 
 TAIL = 80  # lines of the agent's journal that a failed test shows
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--agent", choices=("package", "container"), default="package", help="how it is installed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "package(why): is about the package, not about the agent")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of the package, and with the container all that need no agent, are left out."""
+    if config.getoption("--agent") == "package":
+        return
+    needed = [item for item in items if isinstance(item, pytest.Function) and "bare" in item.fixturenames]
+    out = [item for item in items if item not in needed or item.get_closest_marker("package")]
+    config.hook.pytest_deselected(items=out)
+    items[:] = [item for item in items if item not in out]
 
 
 @pytest.fixture(scope="session")
@@ -29,10 +48,13 @@ def session_box() -> Iterator[Box]:
 
 
 @pytest.fixture(scope="module")
-def bare(session_box: Box) -> Appliance:
+def bare(session_box: Box, request: pytest.FixtureRequest) -> Appliance:
     """A pristine host with the project installed and configured; the agent does not run yet."""
-    session_box.up()
-    appliance = Appliance(session_box)
+    if request.config.getoption("--agent") == "container":
+        appliance: Appliance = contained.install(session_box)
+    else:
+        session_box.up()
+        appliance = Appliance(session_box)
     appliance.sh(f"mkdir -p {PUBLISHED}")
     appliance.settings()
     return appliance
@@ -41,7 +63,7 @@ def bare(session_box: Box) -> Appliance:
 @pytest.fixture(scope="module")
 def appliance(bare: Appliance) -> Appliance:
     """A pristine host on which the agent runs; no mirrors yet."""
-    bare.box.exec("systemctl", "enable", "--now", "mirror-agent")
+    bare.enable()
     return bare
 
 

@@ -227,8 +227,8 @@ def test_a_damaged_pair_is_replaced(two: Appliance, damage: str) -> None:
 
 
 def test_no_key_leaves_its_folder(two: Appliance) -> None:
-    """All that any container mounts, all of the state, all that is published."""
-    containers = two.box.exec("podman", "ps", "-q").stdout.split()
+    """All that any container of a mirror mounts, all of the state, all that is published."""
+    containers = two.box.exec("podman", "ps", "-q", "--filter", "label=io.mirror-agent.mirror").stdout.split()
     listing = "{{range .Mounts}}{{.Source}}\\n{{end}}"
     mounts = set(two.box.exec("podman", "inspect", "--format", listing, *containers).stdout.split())
     assert {f"{STATE}/mirrors/quay/tls", f"{CACHE}/quay/registry"} <= mounts
@@ -302,7 +302,7 @@ def test_what_is_remembered_of_a_roll_over_stops_nothing_else(two: Appliance) ->
 
 def test_expired_at_boot_is_renewed_before_the_mirrors_serve(two: Appliance) -> None:
     """Without the agent: that is how it is when the agent's own start takes long."""
-    two.box.exec("systemctl", "disable", "--quiet", "mirror-agent")
+    two.disable()
     placed = place(two, "quay", timedelta(days=-91), timedelta(seconds=-5))
     ghcr = current(two, "ghcr")
     two.box.reboot()
@@ -321,5 +321,5 @@ def test_expired_at_boot_is_renewed_before_the_mirrors_serve(two: Appliance) -> 
     assert 0 < moments["mirror-agent-renew"] <= moments["mirror-quay-pod"]
     said = two.box.exec("journalctl", "-b", "-u", "mirror-agent-renew", "-o", "cat").stdout
     assert "quay: renewed (the certificate expired at" in said
-    two.box.exec("systemctl", "enable", "--quiet", "--now", "mirror-agent")
+    two.enable()
     two.serving("quay", "ghcr")

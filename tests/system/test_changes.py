@@ -145,9 +145,9 @@ def test_removing_one_keeps_what_it_had_and_it_comes_back_with_it(four: Applianc
     assert json.loads(four.sh(f"cat {STATE}/leases.json"))["leases"]["ghcr"] == address
     in_order(
         four.journal("MIRROR=ghcr", since=since),
-        {"ACTION": "read"},
-        {"ACTION": "stop-units"},
-        {"ACTION": "delete-file"},
+        {"ACTION": "read", "UPSTREAM": "ghcr.io"},
+        {"ACTION": "stop-units", "UPSTREAM": "ghcr.io"},
+        {"ACTION": "delete-file", "UPSTREAM": "ghcr.io"},
     )
 
     before = four.received("ghcr.io")
@@ -178,6 +178,8 @@ def test_purge_drops_what_a_removed_mirror_left_and_never_that_of_one_that_exist
     assert "gcr" not in json.loads(four.sh(f"cat {STATE}/leases.json"))["leases"]
     four.settle()
     assert "gcr" not in json.loads(four.sh(f"cat {STATE}/leases.json"))["leases"], "the agent wrote the lease again"
+    four.box.exec("systemctl", "restart", "mirror-agent")  # which writes what it counted
+    assert "gcr" not in json.loads(four.sh(f"cat {STATE}/usage.json"))["mirrors"]
     assert four.box.exec("mirror-agent", "purge", "gcr", check=False).returncode == 1
 
     before = four.received("gcr.io")
@@ -190,9 +192,7 @@ def test_purge_drops_what_a_removed_mirror_left_and_never_that_of_one_that_exist
 
 
 def test_a_masked_name_is_no_mirror(four: Appliance) -> None:
-    four.sh(
-        "cp /usr/share/mirror-agent/examples/gcr.toml /tmp/gcr.toml; ln -sfn /dev/null /etc/mirror-agent.d/gcr.toml"
-    )
+    four.sh(f"cp {four.examples}/gcr.toml /tmp/gcr.toml; ln -sfn /dev/null /etc/mirror-agent.d/gcr.toml")
     four.serving(*(name for name in FIVE if name != "gcr"))
     assert four.glance()["problems"] == []
     four.sh("rm /etc/mirror-agent.d/gcr.toml; cp /tmp/gcr.toml /etc/mirror-agent.d/")

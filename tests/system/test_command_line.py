@@ -17,7 +17,7 @@ def explained(appliance: Appliance, since: str, *matches: str) -> str:
 
 
 def test_init_finds_the_lan_and_writes_settings_that_work(appliance: Appliance) -> None:
-    appliance.sh(f"cp /usr/share/doc/mirror-agent/agent.toml {SETTINGS}")
+    appliance.sh(f"cp /usr/share/doc/mirror-agent/agent.toml {SETTINGS} || rm {SETTINGS}")  # as before it was edited
     said = appliance.box.exec("mirror-agent", "init", "--yes", "--publish", "/srv/elsewhere").stdout
     written = appliance.sh(f"cat {SETTINGS}")
     for line in ('parent = "lan0"', 'subnet = "10.0.0.0/24"', 'gateway = "10.0.0.1"', 'path = "/srv/elsewhere"'):
@@ -78,6 +78,7 @@ def test_publish_prints_both_mirror_sets_as_one_stream(five: Appliance) -> None:
     assert five.box.exec("mirror-agent", "publish", "--format", "nonsense", check=False).returncode == 2
 
 
+@pytest.mark.package("shells complete by the program itself, which is in the container")
 def test_completion_offers_commands_options_and_mirrors(five: Appliance) -> None:
     script = r"""
 . /usr/share/bash-completion/completions/mirror-agent
@@ -96,6 +97,7 @@ complete_words mirror-agent init --ran
     assert [set(words) for words in said] == [{"render", "renew", "release"}, {"quay"}, {"openshift"}, {"--range"}]
 
 
+@pytest.mark.package("only root reaches the container; its command says so (test_container.py)")
 def test_without_root_it_says_so(five: Appliance) -> None:
     for words in (["plan"], ["publish", "--format", "hosts"], ["purge", "quay"], ["renew"]):
         done = five.box.exec("setpriv", "--reuid=nobody", "--clear-groups", "mirror-agent", *words, check=False)
@@ -107,6 +109,7 @@ def test_without_root_it_says_so(five: Appliance) -> None:
     assert five.box.exec("setpriv", "--reuid=nobody", "--clear-groups", "mirror-agent", "status").returncode == 0
 
 
+@pytest.mark.package("without podman there is no container")
 def test_without_podman_or_systemd_it_says_so(five: Appliance) -> None:
     hidden = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec mirror-agent plan']
     for place, name in (("/run/podman", "podman"), ("/run/dbus", "D-Bus")):

@@ -1,114 +1,88 @@
-"""The agent as a container, on a host without its package: built from the Containerfile, it does the same job."""
+"""The agent as a container, on a host without its package: what only this way of running it promises.
+
+That it does the same job is told by the other tests: `tests/box/pytest --agent=container tests/system`.
+"""
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
-from appliance import DEFINITIONS, FIVE, PUBLISHED, Appliance
+import contained
+from appliance import DEFINITIONS, PUBLISHED, SETTINGS, STATE, Appliance
 from box import Box, stages
-from box.cache import build
 
 APP = "demo/app"
-# Debian as the image is based on, from the host's own files: the box has no way to a registry of base images.
-BASE = """
-set -e
-tar -C / --exclude=usr/share/doc --exclude=usr/share/locale --exclude=usr/libexec/box -c \
-    bin sbin lib lib64 usr var/lib/dpkg etc/passwd etc/group etc/ssl etc/ld.so.conf etc/ld.so.conf.d etc/ld.so.cache \
-    etc/alternatives etc/python3.13 | podman import --quiet - localhost/base
-"""
-# No more files and processes than the box itself may have.
-BUILD = """
-podman build --quiet --network=none --pull=never --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 \
-    --build-arg BASE=localhost/base -t localhost/mirror-agent "$1"
-"""
-VOLUME = f"[Container]\nVolume={PUBLISHED}:{PUBLISHED}\n"
-QUADLETS = "/etc/containers/systemd"
 
 
 @pytest.fixture(scope="module")
-def contained(session_box: Box) -> Appliance:
-    """A host without the package, on which the image runs as packaging/mirror-agent.container says."""
-    session_box.up(bare=True)
-    appliance, package = Appliance(session_box), stages.package()
-    build((package,))
-    with session_box.machine.shared_folder() as (outside, inside):
-        (outside / "build/rpm").mkdir(parents=True)
-        for rpm in package.path.glob("*.noarch.rpm"):
-            shutil.copy(rpm, outside / "build/rpm")
-        shutil.copy(stages.REPO / "Containerfile", outside)
-        appliance.sh(BASE)
-        session_box.exec("sh", "-c", BUILD, "sh", inside)
-    appliance.sh(f"mkdir -p /etc/mirror-agent {DEFINITIONS} {PUBLISHED} {QUADLETS}/mirror-agent.container.d")
-    appliance.settings()
-    appliance.write(
-        f"{QUADLETS}/mirror-agent.container", (stages.REPO / "packaging/mirror-agent.container").read_text()
-    )
-    appliance.write(f"{QUADLETS}/mirror-agent.container.d/publish.conf", VOLUME)
-    session_box.exec("systemctl", "daemon-reload")
-    session_box.exec("systemctl", "start", "mirror-agent")
+def host(session_box: Box) -> Appliance:
+    """A host on which the agent was installed as a container, by its own `init`, and runs."""
+    appliance = contained.install(session_box)
+    appliance.sh(f"mkdir -p {PUBLISHED}")
+    options = "--range 10.0.0.4-10.0.0.60 --domain mirror.lan"
+    appliance.sh(f"mirror-agent init --yes {options} --publish {PUBLISHED}")
+    appliance.enable()
+    appliance.drop("quay", "docker")
+    appliance.serving("quay", "docker")
+    appliance.configure_node()
     return appliance
 
 
-def inside(appliance: Appliance, *words: str) -> str:
-    return appliance.box.exec("podman", "exec", "mirror-agent", "mirror-agent", *words).stdout
+def test_nothing_of_the_package_is_on_the_host(host: Appliance) -> None:
+    assert host.sh("ls /usr/bin/mirror-agent /usr/lib/mirror-agent 2>/dev/null", check=False) == ""
+    host.pull(f"quay.io/{APP}:1.0")
 
 
-def test_nothing_of_the_package_is_on_the_host(contained: Appliance) -> None:
-    assert contained.sh("ls /usr/bin/mirror-agent /usr/lib/mirror-agent 2>/dev/null", check=False) == ""
-
-
-def test_five_mirrors_serve_a_node(contained: Appliance) -> None:
-    for name in FIVE:
-        contained.sh(f"podman cp mirror-agent:/usr/share/mirror-agent/examples/{name}.toml {DEFINITIONS}/")
-    contained.serving(*FIVE)
-    contained.configure_node()
-    for source in FIVE.values():
-        contained.pull(f"{source}/{APP}:1.0")
-    assert "5 mirrors: 5 serving" in inside(contained, "status")
-
-
-def test_its_story_is_in_the_journal_with_its_fields(contained: Appliance) -> None:
-    story = contained.journal("UPSTREAM=quay.io")
-    assert {"read", "claim-address", "start-units", "prove-mirror"} <= {line["ACTION"] for line in story}
-
-
-def test_it_counts_what_clients_pull(contained: Appliance) -> None:
-    """From the journal that the edges write to."""
-    contained.wait(lambda: contained.mirror("quay")["cache"]["requests"] > 0, 70, "requests of the node")
-
-
-def test_stopped_or_started_anew_it_leaves_the_mirrors_alone(contained: Appliance) -> None:
-    before = contained.starts(*FIVE)
-    assert len(before) == 15
-    contained.box.exec("systemctl", "stop", "mirror-agent")
-    contained.box.node_reset()
-    contained.pull(f"quay.io/{APP}:1.0")
-    contained.box.exec("systemctl", "start", "mirror-agent")
-    contained.serving(*FIVE)
-    assert contained.starts(*FIVE) == before
-
-
-def test_a_change_is_seen_and_its_units_are_judged_by_podman(contained: Appliance) -> None:
-    before = contained.starts("docker", "gcr")
-    contained.define("quay", 'source = "quay.io"\naddress = "10.0.0.55"\n')
-    contained.wait(lambda: contained.hosts().get("quay.mirror.lan") == "10.0.0.55", 40, "the new address, published")
-    contained.serving(*FIVE)
-    contained.remove("ghcr")
-    contained.serving(*(name for name in FIVE if name != "ghcr"))
-    assert contained.starts("docker", "gcr") == before
-
-
-def test_it_comes_back_with_the_host(contained: Appliance) -> None:
-    contained.box.reboot()
-    contained.serving(*(name for name in FIVE if name != "ghcr"))
-    assert contained.property("mirror-agent", "ActiveState") == "active"
-
-
-def test_it_has_no_more_rights_than_the_service(contained: Appliance) -> None:
-    told = contained.box.exec("podman", "inspect", "--format", "{{.EffectiveCaps}}", "mirror-agent").stdout
+def test_it_has_no_more_rights_than_the_service(host: Appliance) -> None:
+    told = host.box.exec("podman", "inspect", "--format", "{{.EffectiveCaps}}", "mirror-agent").stdout
     granted = set(told.strip("[]\n").split())
     unit = (stages.REPO / "packaging/mirror-agent.service").read_text()
     line = next(line for line in unit.splitlines() if line.startswith("CapabilityBoundingSet="))
     assert granted == set(line.partition("=")[2].split())
+
+
+def test_the_command_works_while_the_agent_does_not_run(host: Appliance) -> None:
+    before = host.starts("quay", "docker")
+    host.box.exec("systemctl", "stop", "mirror-agent")
+    assert host.box.exec("mirror-agent", "check").stdout.endswith("2 mirrors, 0 problems\n")
+    host.define("extra", 'source = "extra.example"\nremote = "https://quay.io"\n')
+    assert "claim address" in host.box.exec("mirror-agent", "plan").stdout
+    host.remove("extra")
+    assert host.box.exec("mirror-agent", "renew", "quay").stdout == "quay: renewed (asked for)\n"
+    host.box.exec("systemctl", "start", "mirror-agent")
+    host.serving("quay", "docker")
+    assert host.starts("quay", "docker") == before
+
+
+def test_the_command_wants_root_and_keeps_settings_that_are_there(host: Appliance) -> None:
+    nobody = host.box.exec("setpriv", "--reuid=nobody", "--clear-groups", "mirror-agent", "check", check=False)
+    assert (nobody.returncode, "sudo mirror-agent check" in nobody.stderr) == (1, True)
+    before = host.sh(f"cat {SETTINGS}")
+    again = host.box.exec("mirror-agent", "init", "--yes", check=False)
+    assert (again.returncode, "there are settings already" in again.stderr) == (1, True)
+    assert host.sh(f"cat {SETTINGS}") == before
+
+
+def test_a_new_image_is_taken_by_a_restart_and_settings_stay(host: Appliance) -> None:
+    """An upgrade: `install` again, from an image that is another one."""
+    kept = f"sha256sum {SETTINGS} {DEFINITIONS}/* {STATE}/leases.json {STATE}/proofs.json"
+    before, files = host.starts("quay", "docker"), host.sh(kept)
+    host.sh(
+        f"printf 'FROM {contained.NAME}\\nLABEL release=2\\n' | "
+        f"podman build --quiet --network=none -t {contained.NAME} -; "
+        f"podman run --rm --security-opt=label=disable --volume=/:/host "
+        f"--entrypoint=/usr/share/mirror-agent/container/install {contained.NAME}; "
+        "systemctl daemon-reload; systemctl restart mirror-agent"
+    )
+    host.serving("quay", "docker")
+    label = host.box.exec("podman", "inspect", "--format", "{{.Config.Labels.release}}", "mirror-agent").stdout
+    assert label == "2\n"
+    assert host.starts("quay", "docker") == before
+    assert host.sh(kept) == files
+
+
+def test_it_comes_back_with_the_host(host: Appliance) -> None:
+    host.box.reboot()
+    host.serving("quay", "docker")
+    assert host.property("mirror-agent", "ActiveState") == "active"
+    assert host.property("mirror-agent-renew", "ActiveState") == "active"

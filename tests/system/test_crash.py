@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
-from appliance import DEFINITIONS, EXAMPLES, FIVE, PUBLISHED, STATE, UNITS, Appliance, slow_pull
+from appliance import DEFINITIONS, FIVE, PUBLISHED, STATE, UNITS, Appliance, slow_pull
 
 APP = "demo/app"
 PLACED = 'source = "gcr.io"\naddress = "10.0.0.57"\n'
 MOVED = 'source = "gcr.io"\naddress = "10.0.0.58"\nprobe = "demo/app:1.0"\n'
-ALL = f"cp {EXAMPLES}/*.toml .; printf '{PLACED}' > gcr.toml"
+ALL = f"cp $EXAMPLES/*.toml .; printf '{PLACED}' > gcr.toml"
 OTHER = 'source = "quay.io"\nremote = "https://ghcr.io"\npolicy = "AllowContactingSource"\n'
 
 # Changes by people, each with the steps that it takes: the agent is killed as soon as it says that it begins one.
@@ -20,7 +20,7 @@ CHANGES = (
         f"printf '{MOVED}' > gcr.toml",
         "claim-address issue-certificate start-units announce-address prove-mirror",
     ),
-    (f"rm -f ghcr.toml registry-k8s.toml; cp {EXAMPLES}/quay.toml .", "stop-units delete-file restart-units"),
+    ("rm -f ghcr.toml registry-k8s.toml; cp $EXAMPLES/quay.toml .", "stop-units delete-file restart-units"),
     (ALL, "read claim-address start-units prove-mirror publish"),
 )
 FIRST = (
@@ -48,7 +48,7 @@ def kill_at(appliance: Appliance, steps: str) -> set[str]:
 
 
 def edit(appliance: Appliance, script: str) -> None:
-    appliance.sh(f"cd {DEFINITIONS} && " + script.replace("\n", "\\n"))
+    appliance.sh(f"EXAMPLES={appliance.examples}; cd {DEFINITIONS} && " + script.replace("\n", "\\n"))
 
 
 def end_state(appliance: Appliance) -> dict[str, str]:

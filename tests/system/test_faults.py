@@ -43,7 +43,7 @@ def other_machine(one: Appliance) -> Iterator[str]:
 
 def test_an_address_that_another_machine_has_is_not_claimed(one: Appliance, other_machine: str) -> None:
     since = one.cursor()
-    one.sh(f"""cd {DEFINITIONS}; cp /usr/share/mirror-agent/examples/gcr.toml .
+    one.sh(f"""cd {DEFINITIONS}; cp {one.examples}/gcr.toml .
         printf 'source = "docker.io"\\naddress = "{TAKEN}"\\n' > docker.toml""")
     line = one.until_said(f"{TAKEN}: is taken by {other_machine}", since)
     assert (line["MIRROR"], line["UPSTREAM"], line["ACTION"]) == ("docker", "docker.io", "claim-address")
@@ -102,6 +102,34 @@ def test_a_lost_bus_ends_the_agent_and_systemd_brings_it_back(one: Appliance) ->
     mirrors, agent = one.starts("quay"), one.property("mirror-agent", "InvocationID")
     one.box.exec("systemctl", "kill", "-s", "KILL", "dbus")
     one.wait(lambda: one.property("mirror-agent", "InvocationID") != agent, 20, "a new agent")
+    one.wait(lambda: one.property("mirror-agent", "SubState") == "running", 20, "the agent")
+    one.drop("gcr")
+    one.serving("quay", "gcr")
+    assert one.starts("quay") == mirrors
+
+
+# As short as it may be: the agent says that it lives every 20 s while nothing happens.
+_WATCHDOG = """
+mkdir -p /run/systemd/system/mirror-agent.service.d
+printf '[Service]\\nWatchdogSec=24\\nTimeoutAbortSec=1\\n' > /run/systemd/system/mirror-agent.service.d/watchdog.conf
+systemctl daemon-reload
+systemctl restart mirror-agent
+"""
+
+
+def test_an_agent_that_hangs_is_replaced_and_mirrors_go_on(one: Appliance) -> None:
+    """The loop itself feeds the watchdog: one that lives is left alone, one that does not is killed."""
+    mirrors = one.starts("quay")
+    one.sh(_WATCHDOG)
+    one.serving("quay")
+    agent, restarts = one.property("mirror-agent", "InvocationID"), one.property("mirror-agent", "NRestarts")
+    time.sleep(30)
+    assert one.property("mirror-agent", "InvocationID") == agent
+    one.sh("pkill -STOP -f '[/]usr/bin/mirror-agent run'")
+    one.wait(lambda: one.property("mirror-agent", "NRestarts") != restarts, 40, "a new agent")
+    one.curl("quay", "/v2/")
+    one.sh("rm -r /run/systemd/system/mirror-agent.service.d")
+    one.box.exec("systemctl", "daemon-reload")
     one.wait(lambda: one.property("mirror-agent", "SubState") == "running", 20, "the agent")
     one.drop("gcr")
     one.serving("quay", "gcr")

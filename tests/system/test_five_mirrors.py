@@ -94,6 +94,7 @@ def test_systemctl_status_has_one_true_line(five: Appliance) -> None:
     assert all(f"{name}.mirror.lan" in table for name in FIVE)
 
 
+@pytest.mark.package("a container is confined by other means: test_container.py")
 def test_the_service_is_confined(five: Appliance) -> None:
     said = five.box.exec("systemd-analyze", "security", "--no-pager", "mirror-agent").stdout
     exposure = float(said.rpartition("exposure level for mirror-agent.service: ")[2].split()[0])

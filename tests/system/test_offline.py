@@ -32,7 +32,7 @@ def pulls(appliance: Appliance) -> None:
 def test_a_first_start_without_the_internet_is_told_and_catches_up(bare: Appliance) -> None:
     """No unit is written before its images are there: nothing hangs at a boot, nothing fails."""
     bare.box.cut_internet()
-    bare.box.exec("systemctl", "enable", "--now", "mirror-agent")
+    bare.enable()
     bare.drop(*FIVE)
     line = bare.until_said("could not pull image", "", seconds=60)
     assert "docker.io/library/" in line["MESSAGE"]
@@ -51,7 +51,7 @@ def test_a_first_start_without_the_internet_is_told_and_catches_up(bare: Applian
 @pytest.fixture(scope="module")
 def cached(bare: Appliance) -> Appliance:
     """Five mirrors that have served a node."""
-    bare.box.exec("systemctl", "enable", "--now", "mirror-agent")
+    bare.enable()
     bare.drop(*FIVE)
     bare.serving(*FIVE, seconds=90)
     bare.configure_node()
@@ -72,7 +72,7 @@ def test_a_reboot_with_the_internet(cached: Appliance) -> None:
 
 
 def test_a_reboot_without_the_internet_and_without_the_agent(cached: Appliance) -> None:
-    cached.box.exec("systemctl", "disable", "mirror-agent")
+    cached.disable()
     cached.box.cut_internet()
     cached.box.reboot()
     assert cached.property("mirror-agent", "ActiveState") == "inactive"
@@ -89,7 +89,7 @@ def test_a_reboot_without_the_internet_and_without_the_agent(cached: Appliance) 
 
 
 def test_a_power_cut(cached: Appliance) -> None:
-    cached.box.exec("systemctl", "enable", "mirror-agent")
+    cached.enable()
     cached.box.kill()
     cached.box.start()
     cached.serving(*FIVE)

@@ -16,6 +16,7 @@ from box.cache import build
 from box.sandbox import Sandbox
 
 APP = "demo/app"
+pytestmark = pytest.mark.package("the package is what it is about")
 CURRENT = "0.1.0"
 NEXT = "0.9.0"  # as the one that is tested, with other words in the settings that it brings
 LATER = "0.9.1"  # with another form of what it remembers
@@ -152,7 +153,7 @@ def test_erased_the_mirrors_run_on_and_a_package_that_comes_back_takes_them_over
         rpm(five, "--install", file=releases[CURRENT])
         assert five.property("mirror-agent", "UnitFileState") == "disabled", "an admin enables it, with settings"
         assert five.sh(f"cat {SETTINGS}") == settings
-        five.box.exec("systemctl", "enable", "--quiet", "--now", "mirror-agent")
+        five.enable()
         five.serving(*FIVE)
         five.settle()
     assert five.sh("journalctl --list-catalog | grep -c mirror-agent").strip() != "0"

@@ -44,7 +44,7 @@ def small(bare: Appliance) -> Appliance:
     """One mirror on a small disk of its own."""
     bare.sh(f"mkdir -p {CACHE} && mount -t tmpfs -o size=1400m,mode=0755 tmpfs {CACHE}")
     bare.settings(SMALL)
-    bare.box.exec("systemctl", "enable", "--quiet", "--now", "mirror-agent")
+    bare.enable()
     bare.drop("quay")
     bare.serving("quay")
     bare.configure_node()

@@ -270,7 +270,7 @@ class Host:
         assert self.files[file.path] == file, f"{service}: started with what is no longer on disk"
         owner = plan.unit_owner(file)
         if file.path.suffix == ".pod":
-            self._start(pods.network_service(_first(_NETWORK, text)), desired)
+            self._start(f"{_first(_NETWORK, text)}-network.service", desired)
             others = {_first(_ADDRESS, f.content.decode()) for f, _ in self.active.values() if f.path.suffix == ".pod"}
             if _first(_ADDRESS, text) in others:
                 raise Failed(f"{service}: the address is in use by a pod of this host")

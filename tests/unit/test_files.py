@@ -216,29 +216,30 @@ def test_a_link_is_swapped_in_one_step(place: PurePosixPath) -> None:
     """A reader that looks all the time always finds it."""
     os.mkdir(place / "a")
     os.mkdir(place / "b")
-    assert files.swap_link(place / "current", "a")
-    assert not files.swap_link(place / "current", "a")
-    stop, gone = threading.Event(), []
+    with files.opened(place) as folder:
+        assert files.swap_link(folder, "current", "a")
+        assert not files.swap_link(folder, "current", "a")
+        stop, gone = threading.Event(), []
 
-    def look() -> None:
-        while not stop.is_set():
-            if not os.path.isdir(place / "current"):
-                gone.append(1)
+        def look() -> None:
+            while not stop.is_set():
+                if not os.path.isdir(place / "current"):
+                    gone.append(1)
 
-    reader = threading.Thread(target=look)
-    reader.start()
-    for turn in range(200):
-        assert files.swap_link(place / "current", "ba"[turn % 2])
-    stop.set()
-    reader.join()
+        reader = threading.Thread(target=look)
+        reader.start()
+        for turn in range(200):
+            assert files.swap_link(folder, "current", "ba"[turn % 2])
+        stop.set()
+        reader.join()
     assert gone == []
     assert sorted(os.listdir(place)) == ["a", "b", "current"]
 
 
-def test_a_folder_in_the_place_of_a_link_is_told(place: PurePosixPath) -> None:
+def test_a_folder_in_the_place_of_a_link_is_left_alone(place: PurePosixPath) -> None:
     os.mkdir(place / "current")
-    with pytest.raises(Trouble, match="a folder has this name"):
-        files.swap_link(place / "current", "a")
+    with files.opened(place) as folder, pytest.raises(IsADirectoryError):
+        files.swap_link(folder, "current", "a")
     assert os.listdir(place) == ["current"]
 
 

@@ -82,7 +82,6 @@ def test_files_and_units_have_the_names_that_quadlet_turns_into_services() -> No
     assert pods.pod_service("quay") == "mirror-quay-pod.service"
     assert pods.container_service("quay", Role.EDGE) == "mirror-quay-edge.service"
     network = pods.render_network(SETTINGS, TEMPLATES, Paths(), PODMAN)
-    assert pods.network_service(network.name) == f"{network.name}-network.service"
     assert network.unit.path.name == f"{network.name}.network"
     assert values(pod.units, "mirror-quay.pod", "Network") == [f"{network.name}.network"]
 

@@ -84,7 +84,7 @@ def create(place: PurePosixPath, make: Callable[[], Pair], owner: int = 0) -> Pa
             names = _names(folder)
             name = _only(place, names) if names else _install(folder, make(), owner)
             _pair(place / name)
-            files.swap_link_in(folder, _CURRENT, name)
+            files.swap_link(folder, _CURRENT, name)
     return load(place)
 
 
@@ -96,7 +96,7 @@ def prepare(place: PurePosixPath, pair: Pair, owner: int = 0) -> str:
         raise Trouble(str(place / _NEXT), "another CA is current or next already", "mirror-agent ca show")
     with locked(place) as folder:
         files.sweep_in(folder)
-        files.swap_link_in(folder, _NEXT, name)  # first: without the link it would look like an old one
+        files.swap_link(folder, _NEXT, name)  # first: without the link it would look like an old one
         _install(folder, pair, owner)
     return _key(pair)
 
@@ -117,7 +117,7 @@ def switch(place: PurePosixPath, ends: datetime, now: datetime, owner: int = 0) 
                 files.write_in(inner, _CROSS, signed, 0o644, owner)
         remembered = recall(place)
         remember(place, replace(remembered, ends={**remembered.ends, known.current.key: ends}), owner)
-        files.swap_link_in(folder, _CURRENT, _folder(known.coming.key))
+        files.swap_link(folder, _CURRENT, _folder(known.coming.key))
         files.remove(place / _NEXT)
         files.remove(place / _folder(known.current.key) / _KEY)
 

@@ -108,14 +108,8 @@ def ensure_folder(folder: Folder) -> bool:
     return made or changed
 
 
-def swap_link(link: PurePosixPath, target: str) -> bool:
-    """Make a symbolic link point to `target` in one step, durably.  True when it did not already."""
-    with told(link, "made a link"), opened(link.parent) as folder:
-        return swap_link_in(folder, link.name, target)
-
-
-def swap_link_in(folder: int, name: str, target: str) -> bool:
-    """`swap_link` in a folder that is open already."""
+def swap_link(folder: int, name: str, target: str) -> bool:
+    """Make a symbolic link in an open folder point to `target` in one step, durably.  True when it did not already."""
     with suppress(OSError):
         if os.readlink(name, dir_fd=folder) == target:
             return False

@@ -46,7 +46,7 @@ def install(tls: PurePosixPath, key: bytes, certificate: bytes, owner: int) -> s
         before = _target(folder)
         if _pair(folder, name) != (key, certificate):
             make_generation(folder, name, {_KEY: key, _CERTIFICATE: certificate}, owner)
-        files.swap_link_in(folder, _CURRENT, name)
+        files.swap_link(folder, _CURRENT, name)
         keep = before if before != name and _good(folder, before) else _previous(folder, name)
         _prune(folder, {name, keep})
     return name
@@ -75,7 +75,7 @@ def repair(tls: PurePosixPath) -> str:
         target = _target(folder)
         if _good(folder, target) or not (good := _previous(folder, target)):
             return ""
-        files.swap_link_in(folder, _CURRENT, good)
+        files.swap_link(folder, _CURRENT, good)
     return good
 
 
@@ -89,7 +89,7 @@ def rollback(tls: PurePosixPath) -> str:
         good = _previous(folder, failed)
         if not good:
             raise Trouble(str(tls), "has no earlier certificate to go back to", "a new one is issued at the next pass")
-        files.swap_link_in(folder, _CURRENT, good)
+        files.swap_link(folder, _CURRENT, good)
         _prune(folder, {good})
     return good
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from mirror_agent.model import (
@@ -30,6 +31,15 @@ def unit_owner(file: File) -> str:
     """The mirror that a unit file on disk belongs to, "" for the network's."""
     found = _OWNER.search(file.content)
     return found[1].decode() if found else ""
+
+
+_UPSTREAM = re.compile(rb"^LogExtraFields=UPSTREAM=(\S+)", re.MULTILINE)
+
+
+def unit_upstream(mirror: str, files: Iterable[File]) -> str:
+    """The upstream that a mirror's units on disk name, "" when there are none: of one whose definition is gone."""
+    found = (_UPSTREAM.search(file.content) for file in files if unit_owner(file) == mirror)
+    return next((match[1].decode() for match in found if match), "")
 
 
 def hold_file(desired: Desired, name: str) -> PurePosixPath:

@@ -7,6 +7,7 @@
             ├─ pki             the public web PKI of the box's internet: a CA, a certificate per name
             ├─ distribution    the real registry
             ├─ proxy           an HTTP proxy
+            ├─ readers         containerd and Docker, for test_readers.py
             ├─ apiserver       kube-apiserver, for tests/cluster
             ├─ images ── stores    image layouts, and the upstreams' stores with them in
             └─ guest, node     layers over rootfs: what makes it the cache host, the cluster node
@@ -116,6 +117,22 @@ def _make_proxy(folder: Path) -> None:
 
 
 PROXY = Stage("proxy", PROXY_PACKAGE, _make_proxy, needs=(ROOTFS,))
+
+
+_READERS = _lines("readers.txt")
+
+
+def _make_readers(folder: Path) -> None:
+    """Unpacked, not installed: a test lays them over the node's files."""
+    script = (
+        f"apt-get -q update && apt-get -qy --no-install-recommends --download-only install {' '.join(_READERS)}\n"
+        "for deb in /var/cache/apt/archives/*.deb; do dpkg --fsys-tarfile $deb | tar --extract; done\n"
+        "rm -rf usr/share"
+    )
+    Sandbox((ROOTFS.path,), writable=(folder,)).run(["sh", "-ec", script], cwd=folder)
+
+
+READERS = Stage("readers", _READERS, _make_readers, needs=(ROOTFS,))
 
 
 _API_SERVER = HERE.parent / "cluster" / "apiserver"
@@ -275,7 +292,7 @@ _GUEST_SOURCE = _source("guest.py", "topology.py")
 GUEST = Stage("guest", [content(HERE / "guest"), _GUEST_SOURCE], _make_guest, needs=(STORES, PROXY))
 NODE = Stage("node", _GUEST_SOURCE, _make_node, needs=(PKI,))
 
-ALL = (ROOTFS, REGISTRY, PROXY, PKI, IMAGES, STORES, GUEST, NODE, TOOLS, WHEELS, PYTEST, API_SERVER, BROWSER)
+ALL = (ROOTFS, REGISTRY, PROXY, PKI, IMAGES, STORES, GUEST, NODE, TOOLS, WHEELS, PYTEST, API_SERVER, BROWSER, READERS)
 FOR_RUN = (ROOTFS, TOOLS)  # all that `box run` needs
 
 

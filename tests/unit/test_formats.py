@@ -280,6 +280,7 @@ class TestContainerd:
             "server": "https://quay.mirror.lan",
             "capabilities": ["pull", "resolve"],
             "ca": "/etc/containerd/certs.d/mirror-agent-ca.pem",
+            "host": {},  # containerd up to 1.7 refuses a file without
         }
 
     def test_allow_leaves_the_source_as_the_last_way(self) -> None:

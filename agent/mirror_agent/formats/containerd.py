@@ -30,7 +30,8 @@ def _hosts(entry: Entry, private: bool) -> bytes:
     url = json.dumps(f"https://{entry.mirror}")
     facts = ['capabilities = ["pull", "resolve"]'] + ([f"ca = {json.dumps(TRUST)}"] if private else [])
     if entry.policy is Policy.NEVER:  # the mirror in the place of the source: without `server` there is a way back
-        lines = [f"server = {url}", *facts]
+        # up to 1.7 containerd takes no file without a table `host`, and then asks the source
+        lines = [f"server = {url}", *facts, "", "[host]"]
     else:
         lines = [f"[host.{url}]", *(f"  {fact}" for fact in facts)]
     return (head + "\n" + "\n".join(lines) + "\n").encode("ascii")

@@ -198,8 +198,8 @@ address of its own on the LAN. The clients are curl on the node of the test host
 upstream share these processors, and other work kept {others} of them busy before or after: where that is not 0.0, times
 and speeds are rough, and a ratio above the limit is noise; bytes and memory are not touched by it. The cold image has
 {layers} layers of {layer} MB. Figures of mirror-agent and nginx are medians of {cold_rounds} cold and {warm_rounds}
-warm rounds, with ratios taken within a round; the other two had one round with cold clients and with small blobs. The single
-measurements are in [bench/results.json](../bench/results.json).
+warm rounds, with ratios taken within a round; the other two had one round with cold clients and with small blobs. The
+single measurements are in [bench/results.json](../bench/results.json).
 """
 
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from ipaddress import IPv4Address
 
-from mirror_agent import certificates, messages, pods
+from mirror_agent import messages, pods
 from mirror_agent.actions import (
     Action,
     AnnounceAddress,
@@ -46,6 +46,7 @@ from mirror_agent.actions import (
     WriteFile,
     WriteUnits,
 )
+from mirror_agent.certificates import judging, reading
 from mirror_agent.host import (
     authorities,
     edge_cache,
@@ -199,7 +200,7 @@ def _authority(step: Action, desired: Desired, observed: Observed) -> None:
     match step:
         case CreateAuthority():
             pair = authorities.create(place, lambda: desired.authority or own.make_authority(settings, hosts, now))
-            facts = certificates.facts(pair.certificate, None)
+            facts = reading.facts(pair.certificate, None)
             _log.info(f"has a CA: {facts.subject}", action=step.action, message_id=messages.AUTHORITY_CREATED)
         case PrepareAuthority():
             key = authorities.prepare(place, desired.authority or own.make_authority(settings, hosts, now))
@@ -228,14 +229,14 @@ def _issue(step: IssueCertificate, desired: Desired, observed: Observed, hands: 
     mirror, settings = _mirror(desired, step.mirror), desired.settings.certificates
     last, now = observed.certificates.get(mirror.name), datetime.now(UTC)
     order = issuers.Order(mirror, settings, desired.paths, last, now, desired.leaves.get(mirror.name))
-    if certificates.issuer_of(mirror, settings) is Issuer.ACME:
+    if judging.issuer_of(mirror, settings) is Issuer.ACME:
         cause = mirror.host, settings.acme, settings.leaf_key
         if (pair := hands.errands.take(_errand(step), cause, lambda: issuers.get(order))) is None:
             return
     else:
         pair = issuers.get(order)
     issuers.put(order, pair)
-    made = certificates.facts(pair.certificate, pair.key)
+    made = reading.facts(pair.certificate, pair.key)
     text = f"has a certificate until {made.not_after:%Y-%m-%d %H:%M} UTC by {made.issuer}, serial {made.serial:x}"
     _log.info(text, **_fields(step, desired, observed), message_id=messages.CERTIFICATE_ISSUED)
 

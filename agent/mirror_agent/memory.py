@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from mirror_agent import certificates, messages, plan, status
+from mirror_agent import messages, plan, status
 from mirror_agent.actions import Action, IssueCertificate, RestartUnits, StartUnits
+from mirror_agent.certificates import judging
 from mirror_agent.model import Mirror, Pod, Problem
 
 BACKOFF_SECONDS = (2, 5, 15, 30, 60, 120, 300)
@@ -70,7 +71,7 @@ class Memory:
         before = self.blocked.get(which)
         count = before.count if before and before.cause == cause else 0
         if isinstance(step, IssueCertificate):
-            again = now + certificates.retry(count + 1, step.not_after, now)
+            again = now + judging.retry(count + 1, step.not_after, now)
         else:
             again = now + timedelta(seconds=BACKOFF_SECONDS[min(count, len(BACKOFF_SECONDS) - 1)])
         self.blocked[which] = _Blocked(count + 1, again, cause, status.Failure(step.mirror, step.action, reason, again))

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 
-from mirror_agent import certificates, certified, eviction, messages
+from mirror_agent import certified, eviction, messages
+from mirror_agent.certificates import judging, reading
 from mirror_agent.cluster import place
 from mirror_agent.host import files, namespace, pull, state
 from mirror_agent.host.containers import Containers
@@ -155,12 +156,12 @@ def _trust(desired: Desired, observed: Observed) -> str:
     """PEM of what readers must trust.  CAs of ours that sign nothing here are left out."""
     if (known := observed.authorities) is None:
         return ""
-    issuers = {certificates.issuer_of(mirror, desired.settings.certificates) for mirror in desired.mirrors}
+    issuers = {judging.issuer_of(mirror, desired.settings.certificates) for mirror in desired.mirrors}
     keys = {each.key for each in known.all}
     signs = any(leaf.issuer_key in keys for leaf in observed.certificates.values())
     needed = signs or not issuers or Issuer.OWN in issuers
     own = [each.pem for each in known.all] if needed else []
-    return certificates.trust_bundle(*own, *desired.trust)
+    return reading.trust_bundle(*own, *desired.trust)
 
 
 def _published(desired: Desired) -> tuple[Mapping[str, Mapping[str, bytes]], tuple[Problem, ...]]:

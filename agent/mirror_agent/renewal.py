@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from mirror_agent import certificates
+from mirror_agent.certificates import judging
 from mirror_agent.host import authorities, files, issuers, pairs
 from mirror_agent.model import CertificateSettings, Issuer, Mirror, Paths, Trouble
 from mirror_agent.plan import Desired
@@ -39,7 +39,7 @@ def _renew(mirror: Mirror, desired: Desired, only_due: bool) -> str:
         raise Trouble(mirror.name, "does not run yet", "the agent makes its first certificate when it brings it up")
     last = pairs.current(paths.mirror(mirror.name) / "tls")
     settings = desired.settings.certificates
-    if only_due and certificates.issuer_of(mirror, settings) != Issuer.OWN:
+    if only_due and judging.issuer_of(mirror, settings) != Issuer.OWN:
         return ""  # at boot there is no network yet; and what was brought does not get younger
     why = _why(mirror, settings, paths, now) if only_due else "asked for"
     if why:
@@ -54,4 +54,4 @@ def _why(mirror: Mirror, settings: CertificateSettings, paths: Paths, now: datet
         return ""
     trusted = [old.key for old in known.old]
     found = pairs.current(paths.mirror(mirror.name) / "tls")
-    return certificates.due(found, mirror, known.current.facts, now, trusted, settings.leaf_key)
+    return judging.due(found, mirror, known.current.facts, now, trusted, settings.leaf_key)

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from mirror_agent import certificates
 from mirror_agent.actions import Action, DropAuthority, NotePublished, PrepareAuthority, SwitchAuthority
+from mirror_agent.certificates import judging
 from mirror_agent.model import Authorities, Authority, CertificateSettings, Rollover
 
 LAST_MOMENT = timedelta(days=1)  # before the current CA's end the next one is used, whoever trusts it
@@ -89,7 +89,7 @@ def drops_at(old: Authority, rollover: Rollover) -> datetime:
 def _needed(view: View, settings: CertificateSettings, now: datetime) -> str:
     """Why a next CA is to be made, "" when it is not."""
     if view.brought:
-        other = view.brought.key != view.known.current.key and certificates.valid(view.brought.facts, now)
+        other = view.brought.key != view.known.current.key and judging.valid(view.brought.facts, now)
         return "certificates.ca names another CA" if other else ""
     if now >= begins_at(view.known.current, settings):
         return f"the CA ends at {view.known.current.facts.not_after:%Y-%m-%d}"

@@ -9,8 +9,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from mirror_agent import certificates, cluster, rollover
+from mirror_agent import cluster, rollover
 from mirror_agent.actions import Action, ProveMirror, Publish
+from mirror_agent.certificates import judging
 from mirror_agent.model import Fill, Mirror, Problem, UnitState
 from mirror_agent.plan import Desired, Observed, answers, cluster_outcome, in_doubt, rollover_view, unit_services
 from mirror_agent.usage import Usage
@@ -236,7 +237,7 @@ def _certificate(mirror: Mirror, observed: Observed, failures: Mapping[str, Fail
         issuer=found.issuer,
         not_before=_iso(found.not_before),
         not_after=_iso(found.not_after),
-        renewal=_iso(certificates.next_due(found)),
+        renewal=_iso(judging.next_due(found)),
         served=edge is not None and edge.serial == found.serial,
         error=error,
     )

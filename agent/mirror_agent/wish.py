@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path, PurePosixPath
 
-from mirror_agent import addresses, certificates, config, pods
+from mirror_agent import addresses, config, pods
+from mirror_agent.certificates import reading
 from mirror_agent.host import bring, files, state
 from mirror_agent.model import Candidate, Denied, File, Mirror, Paths, Problem, Settings, Trouble
 from mirror_agent.plan import Desired, compose
@@ -162,7 +163,7 @@ def _bundle(path: Path) -> str:
     if content is None:
         raise Trouble(str(path), "there is no such file", form)
     try:
-        return certificates.trust_bundle(content)
+        return reading.trust_bundle(content)
     except ValueError as error:
         raise Trouble(str(path), "holds no certificate that can be read", form) from error
 

@@ -10,8 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from mirror_agent import certificates
-from mirror_agent.certificates import Pair
+from mirror_agent.certificates import Pair, making, reading
 from mirror_agent.host import authorities, files
 from mirror_agent.model import Rollover, Trouble
 
@@ -20,15 +19,15 @@ NOW = datetime(2026, 11, 24, 7, 0, tzinfo=UTC)
 
 
 def authority() -> Pair:
-    return certificates.make_authority(("mirror.lan",), (IPv4Network("10.0.0.0/24"),), "appliance", NOW, 3650)
+    return making.make_authority(("mirror.lan",), (IPv4Network("10.0.0.0/24"),), "appliance", NOW, 3650)
 
 
 CA, NEXT, THIRD = authority(), authority(), authority()
-LEAF = certificates.issue(CA, "quay.mirror.lan", IPv4Address("10.0.0.4"), NOW, 90)
+LEAF = making.issue(CA, "quay.mirror.lan", IPv4Address("10.0.0.4"), NOW, 90)
 
 
 def key(pair: Pair) -> str:
-    return certificates.facts(pair.certificate, None).subject_key
+    return reading.facts(pair.certificate, None).subject_key
 
 
 def no_other() -> Pair:

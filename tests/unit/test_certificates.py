@@ -21,8 +21,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror_agent import certificates
-from mirror_agent.certificates import Pair
+from mirror_agent.certificates import Pair, judging, making, reading
 from mirror_agent.model import Certificate, LeafKey, Mirror, Policy, Trouble
 
 NOW = datetime(2026, 11, 24, 7, 0, 0, 123456, tzinfo=UTC)
@@ -44,15 +43,15 @@ MIRROR = Mirror(
 
 
 def authority(now: datetime = NOW, suffixes: tuple[str, ...] = ("mirror.lan",), days: int = 3650) -> Pair:
-    return certificates.make_authority(suffixes, (LAN,), "appliance", now, days)
+    return making.make_authority(suffixes, (LAN,), "appliance", now, days)
 
 
 CA = authority()
-LEAF = certificates.issue(CA, HOST, ADDRESS, NOW, 90)
+LEAF = making.issue(CA, HOST, ADDRESS, NOW, 90)
 
 
 def facts(pair: Pair) -> Certificate:
-    return certificates.facts(pair.certificate, pair.key)
+    return reading.facts(pair.certificate, pair.key)
 
 
 # --- verifiers -----------------------------------------------------------------------------------------------
@@ -121,7 +120,7 @@ def lint_chain(folder: Path, *chain: bytes) -> str:
 
 def test_pkilint_finds_nothing(tmp_path: Path) -> None:
     assert lint_chain(tmp_path, CA.certificate, LEAF.certificate) == ""
-    long = certificates.issue(CA, f"{'a' * 60}.mirror.lan", ADDRESS, NOW, 90)
+    long = making.issue(CA, f"{'a' * 60}.mirror.lan", ADDRESS, NOW, 90)
     assert lint_chain(tmp_path, CA.certificate, long.certificate) == ""
 
 
@@ -136,12 +135,12 @@ def test_openssl_refuses_another_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [HOST, str(ADDRESS)])
 def test_python_shakes_hands(tmp_path: Path, name: str) -> None:
     ca = authority(datetime.now(UTC))
-    handshake(ca, certificates.issue(ca, HOST, ADDRESS, datetime.now(UTC), 90), name, tmp_path)
+    handshake(ca, making.issue(ca, HOST, ADDRESS, datetime.now(UTC), 90), name, tmp_path)
 
 
 def test_python_refuses_another_ca(tmp_path: Path) -> None:
     ca = authority(datetime.now(UTC))
-    leaf = certificates.issue(ca, HOST, ADDRESS, datetime.now(UTC), 90)
+    leaf = making.issue(ca, HOST, ADDRESS, datetime.now(UTC), 90)
     with pytest.raises(ssl.SSLCertVerificationError):
         handshake(authority(datetime.now(UTC)), leaf, HOST, tmp_path)
 
@@ -153,7 +152,7 @@ def test_pyca_accepts_it(name: x509.GeneralName) -> None:
 
 def test_a_host_too_long_for_a_common_name_is_accepted(tmp_path: Path) -> None:
     host = f"{'a' * 60}.{'b' * 60}.mirror.lan"
-    leaf = certificates.issue(CA, host, ADDRESS, NOW, 90)
+    leaf = making.issue(CA, host, ADDRESS, NOW, 90)
     assert openssl(tmp_path, CA, leaf, "-verify_hostname", host).returncode == 0
     pyca(CA, leaf, x509.DNSName(host))
 
@@ -185,11 +184,11 @@ def test_the_constraints_hold_at_the_verifiers(tmp_path: Path) -> None:
 
 def test_an_intermediate_is_sent_along(tmp_path: Path) -> None:
     root, middle = own_ca()
-    leaf = certificates.issue(middle, HOST, ADDRESS, NOW, 90)
+    leaf = making.issue(middle, HOST, ADDRESS, NOW, 90)
     assert openssl(tmp_path, root, leaf, "-verify_hostname", HOST).returncode == 0
     assert leaf.certificate.count(b"BEGIN CERTIFICATE") == 2
     assert facts(leaf).issuer_key == facts(middle).subject_key != facts(root).subject_key
-    assert certificates.due(facts(leaf), MIRROR, facts(middle), NOW) == ""
+    assert judging.due(facts(leaf), MIRROR, facts(middle), NOW) == ""
 
 
 def test_an_own_root_without_key_identifiers_is_understood() -> None:
@@ -202,11 +201,11 @@ def test_an_own_root_without_key_identifiers_is_understood() -> None:
     bare = Pair(pem(key), builder.sign(key, SHA256()).public_bytes(Encoding.PEM))
     assert facts(bare).issuer_key == facts(bare).subject_key == ski(key)
     with pytest.raises(Trouble, match="O=Old Company: may not sign"):
-        certificates.issue(bare, HOST, ADDRESS, NOW, 1)
+        making.issue(bare, HOST, ADDRESS, NOW, 1)
     builder = builder.add_extension(x509.BasicConstraints(True, None), True).add_extension(usage, True)
     root = Pair(pem(key), builder.sign(key, SHA256()).public_bytes(Encoding.PEM))
-    leaf = certificates.issue(root, HOST, ADDRESS, NOW, 90)
-    assert certificates.due(facts(leaf), MIRROR, facts(root), NOW) == ""
+    leaf = making.issue(root, HOST, ADDRESS, NOW, 90)
+    assert judging.due(facts(leaf), MIRROR, facts(root), NOW) == ""
     assert (facts(root).hosts, facts(root).addresses) == ((), ())
 
 
@@ -229,7 +228,7 @@ def test_a_ca_is_what_the_profile_says() -> None:
 
 @pytest.mark.parametrize("kind", LeafKey)
 def test_a_leaf_is_what_the_profile_says(kind: LeafKey) -> None:
-    leaf = x509.load_pem_x509_certificate(certificates.issue(CA, HOST, ADDRESS, NOW, 90, kind=kind).certificate)
+    leaf = x509.load_pem_x509_certificate(making.issue(CA, HOST, ADDRESS, NOW, 90, kind=kind).certificate)
     key = leaf.public_key()
     assert isinstance(key, rsa.RSAPublicKey | ec.EllipticCurvePublicKey)
     assert (isinstance(key, rsa.RSAPublicKey), key.key_size) == ((True, 3072) if kind is LeafKey.RSA else (False, 256))
@@ -245,14 +244,14 @@ def test_a_leaf_is_what_the_profile_says(kind: LeafKey) -> None:
 
 
 def test_a_ca_of_a_host_with_a_long_name_can_be_made() -> None:
-    ca = certificates.make_authority(("mirror.lan",), (LAN,), "h" * 253, NOW, 10)
+    ca = making.make_authority(("mirror.lan",), (LAN,), "h" * 253, NOW, 10)
     title = x509.load_pem_x509_certificate(ca.certificate).subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0]
     assert len(title.value) == 64
 
 
 def test_a_ca_without_constraints_is_not_made() -> None:
     with pytest.raises(ValueError, match="trusted for every name"):
-        certificates.make_authority((), (LAN,), "appliance", NOW, 10)
+        making.make_authority((), (LAN,), "appliance", NOW, 10)
 
 
 def test_facts_are_what_was_issued() -> None:
@@ -272,20 +271,20 @@ def test_facts_are_what_was_issued() -> None:
 
 
 def test_each_leaf_has_its_own_key_and_serial() -> None:
-    other = certificates.issue(CA, HOST, ADDRESS, NOW, 90)
+    other = making.issue(CA, HOST, ADDRESS, NOW, 90)
     assert other.key != LEAF.key
     assert facts(other).serial != facts(LEAF).serial
 
 
 @pytest.mark.parametrize("key", [None, b"", b"not a key", CA.key])
 def test_a_key_that_does_not_belong_is_seen(key: bytes | None) -> None:
-    assert not certificates.facts(LEAF.certificate, key).key_matches
+    assert not reading.facts(LEAF.certificate, key).key_matches
 
 
 @pytest.mark.parametrize("text", [b"", b"not a certificate", LEAF.key, LEAF.certificate[:-200]])
 def test_what_is_no_certificate_is_an_error(text: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
-        certificates.facts(text, None)
+        reading.facts(text, None)
 
 
 def test_a_key_does_not_show_in_a_repr() -> None:
@@ -310,21 +309,21 @@ def test_a_key_does_not_show_in_a_repr() -> None:
 )
 def test_names_outside_the_constraints_are_refused(tmp_path: Path, host: str, address: str, reason: str) -> None:
     ca = authority(suffixes=("mirror.lan", ".Example.org."))
-    assert certificates.forbids(ca.certificate, host, IPv4Address(address)).startswith(reason)
+    assert judging.forbids(ca.certificate, host, IPv4Address(address)).startswith(reason)
     if reason:
         with pytest.raises(Trouble, match=reason):
-            certificates.issue(ca, host, IPv4Address(address), NOW, 90)
+            making.issue(ca, host, IPv4Address(address), NOW, 90)
     else:
-        leaf = certificates.issue(ca, host, IPv4Address(address), NOW, 90)
+        leaf = making.issue(ca, host, IPv4Address(address), NOW, 90)
         assert openssl(tmp_path, ca, leaf, "-verify_hostname", host).returncode == 0
 
 
 def test_what_an_own_ca_excludes_is_refused() -> None:
     limits = x509.NameConstraints(None, [x509.DNSName("quay.mirror.lan"), x509.IPAddress(IPv4Network("10.0.0.8/29"))])
     ca, _ = own_ca(limits)
-    assert "below quay.mirror.lan" in certificates.forbids(ca.certificate, HOST, ADDRESS)
-    assert "in 10.0.0.8/29" in certificates.forbids(ca.certificate, "gcr.mirror.lan", IPv4Address("10.0.0.9"))
-    assert certificates.forbids(ca.certificate, "gcr.mirror.lan", ADDRESS) == ""
+    assert "below quay.mirror.lan" in judging.forbids(ca.certificate, HOST, ADDRESS)
+    assert "in 10.0.0.8/29" in judging.forbids(ca.certificate, "gcr.mirror.lan", IPv4Address("10.0.0.9"))
+    assert judging.forbids(ca.certificate, "gcr.mirror.lan", ADDRESS) == ""
 
 
 @pytest.mark.parametrize(
@@ -339,56 +338,56 @@ def test_what_an_own_ca_excludes_is_refused() -> None:
 )
 def test_a_wrong_clock_and_the_end_of_the_ca(now: datetime, days: int, reason: str) -> None:
     if not reason:
-        certificates.issue(CA, HOST, ADDRESS, now, days)
+        making.issue(CA, HOST, ADDRESS, now, days)
         return
     with pytest.raises(Trouble, match=reason) as caught:
-        certificates.issue(CA, HOST, ADDRESS, now, days)
+        making.issue(CA, HOST, ADDRESS, now, days)
     assert caught.value.hint
 
 
 def test_a_clock_before_the_last_certificate_is_refused() -> None:
-    ahead = facts(certificates.issue(CA, HOST, ADDRESS, NOW + timedelta(days=400), 90))
+    ahead = facts(making.issue(CA, HOST, ADDRESS, NOW + timedelta(days=400), 90))
     with pytest.raises(Trouble, match="before the last certificate was made"):
-        certificates.issue(CA, HOST, ADDRESS, NOW, 90, ahead)
-    certificates.issue(CA, HOST, ADDRESS, NOW - timedelta(minutes=30), 90, facts(LEAF))  # a small step back is fine
+        making.issue(CA, HOST, ADDRESS, NOW, 90, ahead)
+    making.issue(CA, HOST, ADDRESS, NOW - timedelta(minutes=30), 90, facts(LEAF))  # a small step back is fine
 
 
 def test_a_leaf_never_begins_before_its_ca() -> None:
     early = NOW - timedelta(days=1) + timedelta(minutes=1)
-    leaf = facts(certificates.issue(CA, HOST, ADDRESS, early, 90))
+    leaf = facts(making.issue(CA, HOST, ADDRESS, early, 90))
     assert leaf.not_before == facts(CA).not_before
 
 
 def test_a_ca_that_is_none_is_refused() -> None:
     with pytest.raises(Trouble, match="may not sign"):
-        certificates.issue(LEAF, HOST, ADDRESS, NOW, 1)
+        making.issue(LEAF, HOST, ADDRESS, NOW, 1)
     with pytest.raises(Trouble, match="does not belong"):
-        certificates.issue(Pair(LEAF.key, CA.certificate), HOST, ADDRESS, NOW, 1)
+        making.issue(Pair(LEAF.key, CA.certificate), HOST, ADDRESS, NOW, 1)
     with pytest.raises(Trouble, match="cannot be read"):
-        certificates.issue(Pair(b"", CA.certificate), HOST, ADDRESS, NOW, 1)
+        making.issue(Pair(b"", CA.certificate), HOST, ADDRESS, NOW, 1)
     edwards = ed25519.Ed25519PrivateKey.generate()
     with pytest.raises(Trouble, match="neither ECDSA nor RSA"):
-        certificates.issue(Pair(pem(edwards), CA.certificate), HOST, ADDRESS, NOW, 1)
+        making.issue(Pair(pem(edwards), CA.certificate), HOST, ADDRESS, NOW, 1)
 
 
 def test_a_bundle_has_each_certificate_once() -> None:
     other = authority()
     noisy = b"# the old one\r\n" + CA.certificate.replace(b"\n", b"\r\n") + b"\n\n" + other.certificate.rstrip()
-    bundle = certificates.trust_bundle(noisy, CA.certificate)
+    bundle = reading.trust_bundle(noisy, CA.certificate)
     assert bundle == CA.certificate.decode() + other.certificate.decode()
     with pytest.raises(ValueError, match=r".+"):
-        certificates.trust_bundle(CA.certificate, b"")
+        reading.trust_bundle(CA.certificate, b"")
 
 
 def test_a_leaf_ends_with_its_ca() -> None:
     """And is not renewed for its age then: no other could last longer."""
-    leaf = facts(certificates.issue(CA, HOST, ADDRESS, NOW + timedelta(days=3600), 90))
+    leaf = facts(making.issue(CA, HOST, ADDRESS, NOW + timedelta(days=3600), 90))
     end = facts(CA).not_after
     assert leaf.not_after == end
-    assert certificates.due(leaf, MIRROR, facts(CA), end - timedelta(seconds=1)) == ""
-    assert "expired" in certificates.due(leaf, MIRROR, facts(CA), end)
+    assert judging.due(leaf, MIRROR, facts(CA), end - timedelta(seconds=1)) == ""
+    assert "expired" in judging.due(leaf, MIRROR, facts(CA), end)
     later = replace(facts(CA), not_after=end + timedelta(days=1))
-    assert "ends at" in certificates.due(leaf, MIRROR, later, end - timedelta(days=1))
+    assert "ends at" in judging.due(leaf, MIRROR, later, end - timedelta(days=1))
 
 
 # --- somebody's own CA ---------------------------------------------------------------------------------------
@@ -441,8 +440,8 @@ def own_ca(limits: x509.NameConstraints | None = None) -> tuple[Pair, Pair]:
 # --- one CA after another ------------------------------------------------------------------------------------
 
 NEW_CA = authority(suffixes=("mirror.lan", "more.example"))
-CROSS = certificates.cross_sign(CA, NEW_CA.certificate, NOW)
-CROSSED = certificates.issue(NEW_CA, HOST, ADDRESS, NOW, 90, cross=CROSS)
+CROSS = making.cross_sign(CA, NEW_CA.certificate, NOW)
+CROSSED = making.issue(NEW_CA, HOST, ADDRESS, NOW, 90, cross=CROSS)
 BOTH = Pair(b"", CA.certificate + NEW_CA.certificate)
 
 
@@ -463,7 +462,7 @@ def test_before_the_switch_the_old_leaf_is_good(tmp_path: Path, trusted: Pair) -
 def test_python_shakes_hands_after_the_switch(tmp_path: Path, which: str) -> None:
     now = datetime.now(UTC)
     old, new = authority(now), authority(now)
-    leaf = certificates.issue(new, HOST, ADDRESS, now, 90, cross=certificates.cross_sign(old, new.certificate, now))
+    leaf = making.issue(new, HOST, ADDRESS, now, 90, cross=making.cross_sign(old, new.certificate, now))
     trusted = {"old only": old, "new only": new, "both": Pair(b"", old.certificate + new.certificate)}[which]
     handshake(trusted, leaf, HOST, tmp_path)
 
@@ -484,17 +483,17 @@ def test_a_crossed_ca_is_the_new_one_for_the_old_one_s_readers() -> None:
 
 def test_what_cannot_be_crossed_is_not() -> None:
     ended = NOW + timedelta(days=3651)
-    assert certificates.cross_sign(CA, authority(ended).certificate, ended) == b""
-    assert certificates.issue(NEW_CA, HOST, ADDRESS, NOW, 90, cross=b"").certificate.count(b"BEGIN") == 1
-    late = certificates.issue(authority(ended), HOST, ADDRESS, ended, 90, cross=CROSS)
+    assert making.cross_sign(CA, authority(ended).certificate, ended) == b""
+    assert making.issue(NEW_CA, HOST, ADDRESS, NOW, 90, cross=b"").certificate.count(b"BEGIN") == 1
+    late = making.issue(authority(ended), HOST, ADDRESS, ended, 90, cross=CROSS)
     assert late.certificate.count(b"BEGIN") == 1, "a crossed CA that has ended is not sent along"
 
 
 def test_a_leaf_of_the_old_ca_stays_until_it_is_due() -> None:
     old, new = facts(CA).subject_key, facts(NEW_CA)
-    assert certificates.due(facts(LEAF), MIRROR, new, NOW, [old]) == ""
-    assert "another CA" in certificates.due(facts(LEAF), MIRROR, new, NOW)
-    assert "ends at" in certificates.due(facts(LEAF), MIRROR, new, NOW + timedelta(days=70), [old])
+    assert judging.due(facts(LEAF), MIRROR, new, NOW, [old]) == ""
+    assert "another CA" in judging.due(facts(LEAF), MIRROR, new, NOW)
+    assert "ends at" in judging.due(facts(LEAF), MIRROR, new, NOW + timedelta(days=70), [old])
 
 
 # --- every chain that the life of a mirror can have, with every kind of key --------------------------------------
@@ -507,7 +506,7 @@ CHAINS = {  # name → (what readers trust, what signs, what the old CA adds)
     "after the switch, both": (BOTH, NEW_CA, CROSS),
     "a brought root": (ROOT, ROOT, b""),
     "a brought intermediate": (ROOT, MIDDLE, b""),
-    "after the switch to a brought CA, old only": (CA, ROOT, certificates.cross_sign(CA, ROOT.certificate, NOW)),
+    "after the switch to a brought CA, old only": (CA, ROOT, making.cross_sign(CA, ROOT.certificate, NOW)),
 }
 
 
@@ -515,7 +514,7 @@ CHAINS = {  # name → (what readers trust, what signs, what the old CA adds)
 @pytest.mark.parametrize("chain", CHAINS)
 def test_every_verifier_accepts_every_chain(tmp_path: Path, chain: str, kind: LeafKey) -> None:
     trusted, signer, cross = CHAINS[chain]
-    leaf = certificates.issue(signer, HOST, ADDRESS, NOW, 90, cross=cross, kind=kind)
+    leaf = making.issue(signer, HOST, ADDRESS, NOW, 90, cross=cross, kind=kind)
     assert facts(leaf).key is kind
     for names in (("-verify_hostname", HOST), ("-verify_ip", str(ADDRESS))):
         result = openssl(tmp_path, trusted, leaf, *names)
@@ -531,19 +530,19 @@ def test_every_verifier_accepts_every_chain(tmp_path: Path, chain: str, kind: Le
 def test_python_shakes_hands_with_every_kind_of_key(tmp_path: Path, crossed: bool, kind: LeafKey) -> None:
     now = datetime.now(UTC)
     old, new = authority(now), authority(now)
-    cross = certificates.cross_sign(old, new.certificate, now) if crossed else b""
-    leaf = certificates.issue(new, HOST, ADDRESS, now, 90, cross=cross, kind=kind)
+    cross = making.cross_sign(old, new.certificate, now) if crossed else b""
+    leaf = making.issue(new, HOST, ADDRESS, now, 90, cross=cross, kind=kind)
     handshake(old if crossed else new, leaf, HOST, tmp_path)
 
 
 def test_another_kind_of_key_is_a_reason_for_a_new_certificate() -> None:
-    rsa_leaf = facts(certificates.issue(CA, HOST, ADDRESS, NOW, 90, kind=LeafKey.RSA))
+    rsa_leaf = facts(making.issue(CA, HOST, ADDRESS, NOW, 90, kind=LeafKey.RSA))
     for leaf, kind in ((facts(LEAF), LeafKey.RSA), (rsa_leaf, LeafKey.P256)):
-        why = certificates.due(leaf, MIRROR, facts(CA), NOW, kind=kind)
+        why = judging.due(leaf, MIRROR, facts(CA), NOW, kind=kind)
         assert why == f"its key is not {kind}, as certificates.leaf_key says"
-        assert certificates.due_elsewhere(leaf, MIRROR, [], NOW, kind=kind) == why
-        assert certificates.due(leaf, MIRROR, facts(CA), NOW, kind=leaf.key or kind) == ""
-    assert certificates.facts(MIDDLE.certificate, None).key is None, "P-384 is neither"
+        assert judging.due_elsewhere(leaf, MIRROR, [], NOW, kind=kind) == why
+        assert judging.due(leaf, MIRROR, facts(CA), NOW, kind=leaf.key or kind) == ""
+    assert reading.facts(MIDDLE.certificate, None).key is None, "P-384 is neither"
 
 
 # --- when it is due ------------------------------------------------------------------------------------------
@@ -565,7 +564,7 @@ def test_another_kind_of_key_is_a_reason_for_a_new_certificate() -> None:
     ],
 )
 def test_why_a_certificate_is_due(certificate: Certificate | None, reason: str) -> None:
-    why = certificates.due(certificate, MIRROR, facts(CA), NOW)
+    why = judging.due(certificate, MIRROR, facts(CA), NOW)
     assert reason in why
     assert bool(why) == bool(reason)
 
@@ -593,11 +592,11 @@ def test_years_of_renewals(serials: list[int], days: int, offset: timedelta, fai
     certificate = made(serials[0], now, days)
     for serial in serials[1:]:
         life = certificate.not_after - certificate.not_before
-        ticks = (certificates.next_due(certificate) - now) // LOOK
-        assert certificates.due(certificate, MIRROR, forever, now) == ""
-        assert certificates.due(certificate, MIRROR, forever, now + ticks * LOOK) == ""
+        ticks = (judging.next_due(certificate) - now) // LOOK
+        assert judging.due(certificate, MIRROR, forever, now) == ""
+        assert judging.due(certificate, MIRROR, forever, now + ticks * LOOK) == ""
         now += (ticks + 1) * LOOK
-        assert "ends at" in certificates.due(certificate, MIRROR, forever, now)
+        assert "ends at" in judging.due(certificate, MIRROR, forever, now)
         assert life * 2 / 3 <= now - certificate.not_before <= life * (2 / 3 + 1 / 20) + LOOK
         now += fails * LOOK
         assert now < certificate.not_after
@@ -607,11 +606,11 @@ def test_years_of_renewals(serials: list[int], days: int, offset: timedelta, fai
 @given(st.integers(1, 2**159))
 def test_jitter_is_the_same_at_every_look(serial: int) -> None:
     certificate = made(serial, NOW, 90)
-    assert certificates.next_due(certificate) == certificates.next_due(replace(certificate))
+    assert judging.next_due(certificate) == judging.next_due(replace(certificate))
 
 
 def test_mirrors_made_together_are_renewed_apart() -> None:
-    moments = {certificates.next_due(made(serial, NOW, 90)) for serial in range(1, 201)}
+    moments = {judging.next_due(made(serial, NOW, 90)) for serial in range(1, 201)}
     assert max(moments) - min(moments) > timedelta(days=4)  # of 4.5
     assert len({moment.strftime("%j %H") for moment in moments}) > 50
 
@@ -620,14 +619,14 @@ def test_mirrors_made_together_are_renewed_apart() -> None:
 
 
 def test_waits_grow_from_a_minute_to_six_hours() -> None:
-    waits = [certificates.retry(failures, NOW + timedelta(days=30), NOW) for failures in range(1, 15)]
+    waits = [judging.retry(failures, NOW + timedelta(days=30), NOW) for failures in range(1, 15)]
     assert waits[:3] == [timedelta(minutes=1), timedelta(minutes=2), timedelta(minutes=4)]
     assert waits[9:] == [timedelta(hours=6)] * 5
 
 
 @given(st.integers(1, 10_000), st.one_of(st.none(), st.timedeltas(timedelta(days=-900), timedelta(days=900))))
 def test_near_the_end_it_is_tried_more_often(failures: int, left: timedelta | None) -> None:
-    wait = certificates.retry(failures, None if left is None else NOW + left, NOW)
+    wait = judging.retry(failures, None if left is None else NOW + left, NOW)
     assert timedelta(minutes=1) <= wait <= timedelta(hours=6)
     if left is None or left <= timedelta(0):
         assert wait <= timedelta(minutes=5)
@@ -638,9 +637,9 @@ def test_near_the_end_it_is_tried_more_often(failures: int, left: timedelta | No
 @given(st.integers(1, 397))
 def test_whatever_fails_is_tried_a_dozen_times_before_the_end(days: int) -> None:
     leaf = made(1, NOW, days)
-    now, tries = certificates.next_due(leaf), 0
+    now, tries = judging.next_due(leaf), 0
     while now < leaf.not_after:
         tries += 1
-        now += certificates.retry(tries, leaf.not_after, now)
+        now += judging.retry(tries, leaf.not_after, now)
     assert tries >= 12
     assert now - leaf.not_after <= timedelta(minutes=5)

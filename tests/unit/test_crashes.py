@@ -19,8 +19,7 @@ from types import FrameType
 
 import pytest
 
-from mirror_agent import certificates
-from mirror_agent.certificates import Pair
+from mirror_agent.certificates import Pair, making, reading
 from mirror_agent.host import authorities, files, pairs
 from mirror_agent.model import File, Rollover, Trouble
 
@@ -125,9 +124,9 @@ def test_a_file_is_the_old_or_the_new_one(tmp_path: Path, old: bytes | None, how
 
 # --- a mirror's certificate ----------------------------------------------------------------------------------
 
-AUTHORITY = certificates.make_authority(("mirror.lan",), (IPv4Network("10.0.0.0/24"),), "appliance", NOW, 3650)
+AUTHORITY = making.make_authority(("mirror.lan",), (IPv4Network("10.0.0.0/24"),), "appliance", NOW, 3650)
 OLDEST, OLD, NEW = (
-    certificates.issue(AUTHORITY, "quay.mirror.lan", IPv4Address("10.0.0.4"), NOW + timedelta(days=day), 90)
+    making.issue(AUTHORITY, "quay.mirror.lan", IPv4Address("10.0.0.4"), NOW + timedelta(days=day), 90)
     for day in range(3)
 )
 
@@ -145,7 +144,7 @@ def served(place: PurePosixPath) -> Pair | None:
 
 
 def name_of(pair: Pair) -> str:
-    return f"g-{certificates.facts(pair.certificate, None).serial:x}"
+    return f"g-{reading.facts(pair.certificate, None).serial:x}"
 
 
 def nothing(place: PurePosixPath) -> None:
@@ -226,12 +225,12 @@ def test_a_broken_pair_is_replaced(tmp_path: Path, how: str) -> None:
 
 # --- the CA --------------------------------------------------------------------------------------------------
 
-ANOTHER = certificates.make_authority(("mirror.lan",), (IPv4Network("10.0.0.0/24"),), "appliance", NOW, 3650)
+ANOTHER = making.make_authority(("mirror.lan",), (IPv4Network("10.0.0.0/24"),), "appliance", NOW, 3650)
 ENDS = NOW + timedelta(days=90)
 
 
 def key(pair: Pair) -> str:
-    return certificates.facts(pair.certificate, None).subject_key
+    return reading.facts(pair.certificate, None).subject_key
 
 
 def create(place: PurePosixPath) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from mirror_agent import certificates
-from mirror_agent.certificates import Pair
+from mirror_agent.certificates import Pair, making, reading
 from mirror_agent.host import pairs
 from mirror_agent.model import Trouble
 
@@ -20,13 +19,12 @@ NOW = datetime(2026, 11, 24, 7, 0, tzinfo=UTC)
 
 
 def authority() -> Pair:
-    return certificates.make_authority(("mirror.lan",), (IPv4Network("10.0.0.0/24"),), "appliance", NOW, 3650)
+    return making.make_authority(("mirror.lan",), (IPv4Network("10.0.0.0/24"),), "appliance", NOW, 3650)
 
 
 CA = authority()
 FIRST, SECOND, THIRD = (
-    certificates.issue(CA, "quay.mirror.lan", IPv4Address("10.0.0.4"), NOW + timedelta(days=day), 90)
-    for day in range(3)
+    making.issue(CA, "quay.mirror.lan", IPv4Address("10.0.0.4"), NOW + timedelta(days=day), 90) for day in range(3)
 )
 
 
@@ -41,7 +39,7 @@ def install(tls: PurePosixPath, pair: Pair) -> str:
 
 
 def serial(pair: Pair) -> int:
-    return certificates.facts(pair.certificate, None).serial
+    return reading.facts(pair.certificate, None).serial
 
 
 def snapshot(top: PurePosixPath) -> dict[str, tuple[int, int]]:
@@ -57,7 +55,7 @@ def test_what_is_installed_is_current(tls: PurePosixPath) -> None:
     name = install(tls, FIRST)
     assert name == f"g-{serial(FIRST):x}"
     assert os.readlink(tls / "current") == name
-    assert pairs.current(tls) == certificates.facts(*reversed(FIRST))
+    assert pairs.current(tls) == reading.facts(*reversed(FIRST))
     modes = {each: stat.S_IMODE(os.stat(tls / each).st_mode) for each in (name, "current/tls.key", "current/tls.crt")}
     assert modes == {name: 0o700, "current/tls.key": 0o600, "current/tls.crt": 0o644}
 
@@ -87,7 +85,7 @@ def test_one_earlier_generation_is_kept(tls: PurePosixPath) -> None:
     assert set(os.listdir(tls)) == {"current", names[1]}
     with pytest.raises(Trouble, match="no earlier certificate"):
         pairs.rollback(tls)
-    assert pairs.current(tls) == certificates.facts(*reversed(SECOND))
+    assert pairs.current(tls) == reading.facts(*reversed(SECOND))
 
 
 def test_the_earlier_one_is_what_was_current(tls: PurePosixPath) -> None:

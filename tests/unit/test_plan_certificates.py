@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from simulator import GHCR, NOW, QUAY, Host, Written, settle
 
-from mirror_agent import actions, certificates, plan, status
+from mirror_agent import actions, plan, status
+from mirror_agent.certificates import judging, making, reading
 from mirror_agent.model import Authorities, Authority, CertificateSettings, Tls
 
 LAN = IPv4Network("10.0.0.0/24")
@@ -24,8 +25,8 @@ def settled() -> Host:
 
 
 def authority(suffix: str, days: int = 3650) -> Authority:
-    pair = certificates.make_authority((suffix,), (IPv4Network("10.0.0.0/24"),), "appliance", NOW, days)
-    return Authority(certificates.facts(pair.certificate, pair.key), pair.certificate)
+    pair = making.make_authority((suffix,), (IPv4Network("10.0.0.0/24"),), "appliance", NOW, days)
+    return Authority(reading.facts(pair.certificate, pair.key), pair.certificate)
 
 
 def test_a_mirror_that_the_ca_forbids_is_told_and_left_alone() -> None:
@@ -52,7 +53,7 @@ def test_what_an_admin_brought_is_told_when_it_ends() -> None:
     seen = replace(host.observed(desired), authorities=Authorities(authority("mirror.lan")))
     assert plan.problems(desired, seen, NOW) == ()
     leaf = seen.certificates["quay"]
-    due = certificates.next_due(leaf)
+    due = judging.next_due(leaf)
     assert [problem.key for problem in plan.problems(desired, seen, due)] == ["tls.certificate"]
     late = NOW + timedelta(days=3600)
     assert [problem.key for problem in plan.problems(desired, seen, late)] == ["tls.certificate", "certificates.ca"]
@@ -139,8 +140,8 @@ def brought_leaf(now: datetime, days: int) -> tuple[plan.Desired, plan.Observed]
     desired, seen = host.desired(BOTH), host.observed(host.desired(BOTH))
     tls = Tls(Path("/etc/mirror-agent/tls/quay.crt"), Path("/etc/mirror-agent/tls/quay.key"))
     mirrors = tuple(replace(m, tls=tls if m.name == "quay" else None) for m in desired.mirrors)
-    ca = certificates.make_authority(("mirror.lan",), (LAN,), "company", now, 3650)
-    leaf = certificates.issue(ca, "quay.mirror.lan", IPv4Address("10.0.0.4"), now, days)
+    ca = making.make_authority(("mirror.lan",), (LAN,), "company", now, 3650)
+    leaf = making.issue(ca, "quay.mirror.lan", IPv4Address("10.0.0.4"), now, days)
     return replace(desired, mirrors=mirrors, leaves={"quay": leaf}), seen
 
 
@@ -174,10 +175,9 @@ def brought_ca(made: datetime, suffix: str = "mirror.lan") -> tuple[plan.Desired
     host = settled()
     desired, seen = host.desired(BOTH), host.observed(host.desired(BOTH))
     own, other = (
-        certificates.make_authority((name,), (LAN,), "host", now, 400)
-        for name, now in (("mirror.lan", NOW), (suffix, made))
+        making.make_authority((name,), (LAN,), "host", now, 400) for name, now in (("mirror.lan", NOW), (suffix, made))
     )
-    facts = certificates.facts(own.certificate, own.key)
+    facts = reading.facts(own.certificate, own.key)
     settings = replace(desired.settings, certificates=CertificateSettings(ca=Path("/etc/mirror-agent/ca")))
     known = Authorities(Authority(facts, own.certificate))
     leaves = {name: replace(leaf, issuer_key=facts.subject_key) for name, leaf in seen.certificates.items()}
@@ -204,7 +204,7 @@ def test_a_brought_ca_is_used_in_its_life_only(made: datetime, reason: str) -> N
     if not good:  # nor is one that was prepared before used
         other = desired.authority
         assert other
-        coming = Authority(certificates.facts(other.certificate, other.key), other.certificate)
+        coming = Authority(reading.facts(other.certificate, other.key), other.certificate)
         assert seen.authorities
         halfway = replace(seen, authorities=replace(seen.authorities, coming=coming))
         kinds = [type(step) for step in plan.plan(desired, halfway, NOW)]

@@ -125,7 +125,7 @@ class Host:
         raise AssertionError("never settled")
 
     def renew(self) -> None:
-        """As certificates.due and .issue do."""
+        """As judging.due and making.issue do."""
         current, leaf = self.known.current, self.leaf
         trusted = {each.key for each in (current, *self.known.old)}
         if leaf and leaf.issuer_key in trusted:

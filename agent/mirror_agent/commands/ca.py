@@ -12,7 +12,8 @@ import typer
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from mirror_agent import certificates, rollover
+from mirror_agent import rollover
+from mirror_agent.certificates import reading
 from mirror_agent.commands.common import PROBLEM, JsonOption, complain, new_table, nudge, read_files, screen, show_json
 from mirror_agent.host import authorities
 from mirror_agent.host.issuers import own
@@ -41,7 +42,7 @@ def show(as_json: JsonOption = False) -> None:
 @app.command("export")
 def export() -> None:
     """Print the bundle: the certificates of all CAs that readers are to trust, as PEM."""
-    sys.stdout.write(certificates.trust_bundle(*(each.pem for each in _known().all)))
+    sys.stdout.write(reading.trust_bundle(*(each.pem for each in _known().all)))
 
 
 @app.command("roll")
@@ -74,7 +75,7 @@ def roll(
             )
         pair = own.make_authority(settings, hosts, datetime.now(UTC))
         authorities.prepare(paths.authority, pair)
-        sys.stdout.write(f"{certificates.facts(pair.certificate, None).subject}: prepared\n")
+        sys.stdout.write(f"{reading.facts(pair.certificate, None).subject}: prepared\n")
     nudge()
 
 

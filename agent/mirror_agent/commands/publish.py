@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from mirror_agent import certificates, formats, plan
+from mirror_agent import formats, plan
+from mirror_agent.certificates import reading
 from mirror_agent.commands.common import PROBLEM, complain, read_files
 from mirror_agent.host import authorities, state
 from mirror_agent.model import Paths, Trouble
@@ -35,7 +36,7 @@ def publish(name: FormatOption) -> None:
     known = authorities.read(paths.authority)
     if known is None:
         raise Trouble("publish", "there is no CA yet: no mirror was ever made", "systemctl start mirror-agent")
-    trust = certificates.trust_bundle(*(each.pem for each in known.all))
+    trust = reading.trust_bundle(*(each.pem for each in known.all))
     observed = plan.Observed(proofs=state.load_proofs(paths.proofs), trust=trust)
     if names := plan.in_doubt(wanted.desired, observed):
         raise Trouble("publish", f"{', '.join(names)} would be missing", "mend the definition, or remove it")

@@ -18,7 +18,8 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from mirror_agent import certificates, plan
+from mirror_agent import plan
+from mirror_agent.certificates import reading
 from mirror_agent.commands.common import PROBLEM, JsonOption, complain, counted, read_files, screen, show_json
 from mirror_agent.host import authorities, files, pull, state, warming
 from mirror_agent.model import Folder, ImageName, Paths, Trouble
@@ -144,7 +145,7 @@ def _sources(paths: Paths, desired: plan.Desired) -> Mapping[str, warming.Source
     running = {container.mirror: container.namespace for container in containers.states() if container.role is None}
     containers.close()
     cache = desired.settings.cache.path
-    own = certificates.trust_bundle(authorities.trust(paths.authority), *desired.trust)
+    own = reading.trust_bundle(authorities.trust(paths.authority), *desired.trust)
     return {
         mirror.name: warming.Source(
             mirror,

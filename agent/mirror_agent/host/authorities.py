@@ -16,8 +16,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import PurePosixPath
 
-from mirror_agent import certificates
-from mirror_agent.certificates import Pair
+from mirror_agent.certificates import Pair, making, reading
 from mirror_agent.host import files, pairs, state
 from mirror_agent.model import Authorities, Authority, Certificate, Folder, Rollover, Trouble
 
@@ -110,7 +109,7 @@ def switch(place: PurePosixPath, ends: datetime, now: datetime, owner: int = 0) 
     if known is None or known.coming is None:
         return
     before, pair = load(place), _pair(place / _folder(known.coming.key))
-    signed = certificates.cross_sign(before, pair.certificate, now)
+    signed = making.cross_sign(before, pair.certificate, now)
     with locked(place) as folder:
         with files.opened(PurePosixPath(_folder(known.coming.key)), inside=folder, follow=False) as inner:
             if signed:
@@ -170,7 +169,7 @@ def locked(place: PurePosixPath) -> Iterator[int]:
 
 
 def _key(pair: Pair) -> str:
-    return certificates.facts(pair.certificate, pair.key).subject_key
+    return reading.facts(pair.certificate, pair.key).subject_key
 
 
 def _folder(key: str) -> str:
@@ -208,21 +207,21 @@ def _read(place: PurePosixPath, name: str, signs: bool) -> Authority:
     """A CA as readers know it.  One that signs is there with its key, or it is a Trouble."""
     if signs:
         pair = _pair(place / name)
-        return Authority(certificates.facts(pair.certificate, pair.key), pair.certificate)
+        return Authority(reading.facts(pair.certificate, pair.key), pair.certificate)
     return Authority(_facts(place / name), _part(place / name / _CERTIFICATE))
 
 
 def _pair(place: PurePosixPath) -> Pair:
     pair = Pair(_part(place / _KEY), _part(place / _CERTIFICATE))
     _facts(place)
-    if not certificates.facts(pair.certificate, pair.key).key_matches:
+    if not reading.facts(pair.certificate, pair.key).key_matches:
         raise Trouble(str(place / _KEY), f"is not the key of {_CERTIFICATE}, or cannot be read", _HINT)
     return pair
 
 
 def _facts(place: PurePosixPath) -> Certificate:
     try:
-        return certificates.facts(_part(place / _CERTIFICATE), None)
+        return reading.facts(_part(place / _CERTIFICATE), None)
     except ValueError as error:
         raise Trouble(str(place / _CERTIFICATE), "holds no certificate that can be read", _HINT) from error
 

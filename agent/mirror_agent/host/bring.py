@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from mirror_agent import certificates
-from mirror_agent.certificates import Pair
+from mirror_agent.certificates import Pair, judging, making, reading
 from mirror_agent.host import files, pairs
 from mirror_agent.model import Denied, Mirror, Paths, Problem, Settings, Tls, Trouble
 
@@ -62,7 +61,7 @@ def _problem(file: str, key: str, trouble: Trouble, mirror: str = "") -> Problem
 def _leaf(tls: Tls, host: str) -> Pair:
     pair = Pair(_part(tls.key), _part(tls.certificate))
     try:
-        reason = certificates.unfit(certificates.facts(pair.certificate, pair.key), host)
+        reason = judging.unfit(reading.facts(pair.certificate, pair.key), host)
     except ValueError as error:
         raise Trouble(str(tls.certificate), "holds no certificate that can be read", "it must be PEM") from error
     if reason:
@@ -72,14 +71,14 @@ def _leaf(tls: Tls, host: str) -> Pair:
 
 def _authority(folder: Path) -> Pair:
     pair = Pair(_part(folder / "ca.key"), _part(folder / "ca.crt"))
-    certificates.check_authority(pair)
+    making.check_authority(pair)
     return pair
 
 
 def _trust(path: Path) -> bytes:
     pem = _part(path)
     try:
-        certificates.trust_bundle(pem)
+        reading.trust_bundle(pem)
     except ValueError as error:
         raise Trouble(str(path), "holds no certificate that can be read", "it must be PEM") from error
     return pem

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import PurePosixPath
 
-from mirror_agent import certificates
+from mirror_agent.certificates import reading
 from mirror_agent.host import files
 from mirror_agent.model import Certificate, Trouble
 
@@ -59,7 +59,7 @@ def current(tls: PurePosixPath) -> Certificate | None:
     with opened(tls, "read") as folder:
         key, certificate = _pair(folder, _target(folder))
     with suppress(ValueError):
-        return certificates.facts(certificate, key)
+        return reading.facts(certificate, key)
     return None
 
 
@@ -123,7 +123,7 @@ def make_generation(folder: int, name: str, contents: dict[str, bytes], owner: i
 
 def _facts(where: PurePosixPath, certificate: bytes, key: bytes) -> Certificate:
     try:
-        return certificates.facts(certificate, key)
+        return reading.facts(certificate, key)
     except ValueError as error:
         raise Trouble(str(where), f"the new certificate cannot be read: {error}") from error
 
@@ -160,7 +160,7 @@ def _good(folder: int, name: str) -> Certificate | None:
     """What a generation's certificate says, None where its key does not belong to it."""
     key, certificate = _pair(folder, name)
     with suppress(ValueError):
-        found = certificates.facts(certificate, key)
+        found = reading.facts(certificate, key)
         return found if found.key_matches else None
     return None
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from mirror_agent import certificates, formats, messages, rollover
+from mirror_agent import formats, messages, rollover
+from mirror_agent.certificates import judging, reading
 from mirror_agent.model import (
     Authority,
     Certificate,
@@ -39,7 +40,7 @@ def rollover_view(desired: Desired, observed: Observed) -> rollover.View | None:
 def _brought(desired: Desired) -> Authority | None:
     if (pair := desired.authority) is None:
         return None
-    return Authority(certificates.facts(pair.certificate, pair.key), pair.certificate)
+    return Authority(reading.facts(pair.certificate, pair.key), pair.certificate)
 
 
 def problems(desired: Desired, observed: Observed, now: datetime) -> tuple[Problem, ...]:
@@ -56,12 +57,12 @@ def _forbidden(desired: Desired, observed: Observed) -> Iterator[Problem]:
     """Mirrors that the CA may not vouch for: told early, and held back where they need a certificate now."""
     settings, known = desired.settings.certificates, observed.authorities
     for mirror in desired.mirrors if known else ():
-        if known is None or certificates.issuer_of(mirror, settings) != Issuer.OWN:
+        if known is None or judging.issuer_of(mirror, settings) != Issuer.OWN:
             continue
-        if not (reason := certificates.forbids(known.current.pem, mirror.host, mirror.address)):
+        if not (reason := judging.forbids(known.current.pem, mirror.host, mirror.address)):
             continue
-        hint = certificates.WAY_OUT
-        if known.coming and not certificates.forbids(known.coming.pem, mirror.host, mirror.address):
+        hint = judging.WAY_OUT
+        if known.coming and not judging.forbids(known.coming.pem, mirror.host, mirror.address):
             view = rollover_view(desired, observed)
             at = view and rollover.switches_at(view, settings)
             hint = f"the next CA permits it: it is used from {at:%Y-%m-%d} on, or after mirror-agent ca roll --confirm"
@@ -74,10 +75,10 @@ def _will_forbid(desired: Desired, observed: Observed) -> Iterator[Problem]:
     coming = brought or (known.coming if known else None)
     if coming is None or (known and coming.key == known.current.key):
         return
-    hint = "choose another host or address; or bring a CA that permits it" if brought else certificates.WAY_OUT
+    hint = "choose another host or address; or bring a CA that permits it" if brought else judging.WAY_OUT
     for mirror in desired.mirrors:
-        reason = certificates.forbids(coming.pem, mirror.host, mirror.address)
-        if reason and certificates.issuer_of(mirror, settings) == Issuer.OWN:
+        reason = judging.forbids(coming.pem, mirror.host, mirror.address)
+        if reason and judging.issuer_of(mirror, settings) == Issuer.OWN:
             yield Problem(f"{mirror.name}.toml", "host", f"the next CA {reason}", hint, mirror.name)
 
 
@@ -86,7 +87,7 @@ def _ending(desired: Desired, observed: Observed, now: datetime) -> Iterator[Pro
     settings, known = desired.settings.certificates, observed.authorities
     for mirror in desired.mirrors:
         found = _brought_leaf(mirror, desired) or observed.certificates.get(mirror.name)
-        if mirror.tls and found and (reason := _age(found, certificates.next_due(found), now)):
+        if mirror.tls and found and (reason := _age(found, judging.next_due(found), now)):
             hint = "put a new certificate and its key there: they are taken at once"
             reason = f"{mirror.tls.certificate} {reason}"
             yield Problem(f"{mirror.name}.toml", "tls.certificate", reason, hint, mirror.name)
@@ -106,7 +107,7 @@ def _age(certificate: Certificate, soon: datetime, now: datetime) -> str:
 
 def _brought_leaf(mirror: Mirror, desired: Desired) -> Certificate | None:
     pair = desired.leaves.get(mirror.name)
-    return certificates.facts(pair.certificate, pair.key) if pair else None
+    return reading.facts(pair.certificate, pair.key) if pair else None
 
 
 def withheld(desired: Desired, observed: Observed, now: datetime) -> frozenset[str]:
@@ -127,25 +128,25 @@ def due(mirror: Mirror, desired: Desired, observed: Observed, now: datetime) -> 
     if observed.authority is None and not observed.damaged:
         return ""
     kind = desired.settings.certificates.leaf_key
-    match certificates.issuer_of(mirror, desired.settings.certificates):
+    match judging.issuer_of(mirror, desired.settings.certificates):
         case Issuer.BROUGHT:
             brought = _brought_leaf(mirror, desired)
-            if brought is None or brought == certificate or not certificates.valid(brought, now):
+            if brought is None or brought == certificate or not judging.valid(brought, now):
                 return ""
             return f"{mirror.tls and mirror.tls.certificate} is another one"
         case Issuer.ACME:
             own = [each.key for each in known.all] if known else ()
             suggested = observed.suggested.get(mirror.name)
-            return certificates.due_elsewhere(certificate, mirror, own, now, suggested, kind)
+            return judging.due_elsewhere(certificate, mirror, own, now, suggested, kind)
     if observed.authority is None:
         return ""  # damaged
     trusted = [old.key for old in known.old] if known else ()
-    return certificates.due(certificate, mirror, observed.authority, now, trusted, kind)
+    return judging.due(certificate, mirror, observed.authority, now, trusted, kind)
 
 
 def _lacks(mirror: Mirror, desired: Desired, observed: Observed) -> bool:
     """Does it need a certificate of the host's CA before it can serve as it should?  One that merely ends does not."""
-    if certificates.issuer_of(mirror, desired.settings.certificates) != Issuer.OWN:
+    if judging.issuer_of(mirror, desired.settings.certificates) != Issuer.OWN:
         return False
     found = observed.certificates.get(mirror.name)
     if found is None or not found.key_matches:

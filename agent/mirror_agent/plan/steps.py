@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 
-from mirror_agent import certificates, eviction, pods, rollover
+from mirror_agent import eviction, pods, rollover
 from mirror_agent.actions import (
     ORDER,
     Action,
@@ -33,6 +33,7 @@ from mirror_agent.actions import (
     WriteFile,
     WriteUnits,
 )
+from mirror_agent.certificates import judging
 from mirror_agent.model import (
     Issuer,
     Mirror,
@@ -124,11 +125,11 @@ def _prepare(
         yield DeleteFile(mirror.name, "no longer used", path)
     certificate = observed.certificates.get(mirror.name)
     if why := due(mirror, desired, observed, now):
-        spare = certificate is not None and certificates.serves(certificate, mirror, now)
+        spare = certificate is not None and judging.serves(certificate, mirror, now)
         yield IssueCertificate(mirror.name, why, certificate.not_after if certificate else None, spare)
-    elif certificates.issuer_of(mirror, desired.settings.certificates) == Issuer.ACME:
+    elif judging.issuer_of(mirror, desired.settings.certificates) == Issuer.ACME:
         suggestion = observed.suggested.get(mirror.name)
-        if certificate and certificates.to_be_asked(certificate, suggestion, now):
+        if certificate and judging.to_be_asked(certificate, suggestion, now):
             yield AskRenewal(
                 mirror.name, "some hours ago", certificate.serial, suggestion.asked if suggestion else None
             )

@@ -1,15 +1,15 @@
 """Where the mirrors' certificates come from.
 
 An issuer is one file with `issue(order)`, which returns a key and its certificate and raises Trouble, and one row
-in ISSUERS.  Whether one is due is decided elsewhere (certificates.due); here it is got and put in place.
+in ISSUERS.  Whether one is due is decided elsewhere (judging.due); here it is got and put in place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from mirror_agent import certificates, pods
-from mirror_agent.certificates import Pair
+from mirror_agent import pods
+from mirror_agent.certificates import Pair, judging
 from mirror_agent.host import authorities, pairs
 from mirror_agent.host.issuers import acme, brought, own
 from mirror_agent.host.issuers.order import Order
@@ -26,7 +26,7 @@ ISSUERS: Mapping[Issuer, Callable[[Order], Pair]] = {
 
 def get(order: Order) -> Pair:
     """A key and its certificate, from whoever makes this mirror's.  May take minutes.  Raises Trouble."""
-    return ISSUERS[certificates.issuer_of(order.mirror, order.settings)](order)
+    return ISSUERS[judging.issuer_of(order.mirror, order.settings)](order)
 
 
 def put(order: Order, pair: Pair) -> None:

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from mirror_agent import __version__, certificates
-from mirror_agent.certificates import Pair, SigningKey
+from mirror_agent import __version__
+from mirror_agent.certificates import Pair, making
 from mirror_agent.host import authorities, files
 from mirror_agent.host.issuers import dns
 from mirror_agent.host.issuers.order import Order
@@ -78,13 +78,13 @@ def _identity(certificate: Certificate) -> str:
 
 def _issue(settings: AcmeSettings, kind: LeafKey, host: str, paths: Paths) -> Pair:
     acme = _client(settings, paths)
-    key = certificates.make_key(kind)
+    key = making.make_key(kind)
     order = acme.new_order(_request(key, host))
     with _answered(acme, order, settings):
         order = _patiently(lambda until: acme.poll_authorizations(order, until))
     order = acme.begin_finalization(order)
     order = _patiently(lambda until: acme.poll_finalization(order, until))
-    return Pair(certificates.key_pem(key), order.fullchain_pem.encode("ascii"))
+    return Pair(making.key_pem(key), order.fullchain_pem.encode("ascii"))
 
 
 def _client(settings: AcmeSettings, paths: Paths) -> Any:
@@ -115,12 +115,12 @@ def _account_key(paths: Paths) -> Any:
     with authorities.locked(paths.authority):  # several mirrors may need it first
         if (stored := files.read(place / "account.key", _LIMIT)) is None:
             made = ec.generate_private_key(ec.SECP256R1())
-            stored = certificates.key_pem(made)
+            stored = making.key_pem(made)
             files.write(File(place / "account.key", stored, 0o600))
     return load_pem_private_key(stored, password=None)
 
 
-def _request(key: SigningKey, host: str) -> bytes:
+def _request(key: making.SigningKey, host: str) -> bytes:
     names = x509.SubjectAlternativeName([x509.DNSName(host)])
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(names, critical=True)
     return builder.sign(key, SHA256()).public_bytes(Encoding.PEM)

@@ -6,8 +6,7 @@ import socket
 from collections.abc import Iterable
 from datetime import datetime
 
-from mirror_agent import certificates
-from mirror_agent.certificates import Pair
+from mirror_agent.certificates import Pair, making
 from mirror_agent.host import authorities
 from mirror_agent.host.issuers.order import Order
 from mirror_agent.model import Settings
@@ -16,7 +15,7 @@ from mirror_agent.model import Settings
 def issue(order: Order) -> Pair:
     """Sign a fresh key with the CA of this host.  Raises Trouble."""
     place, mirror, settings = order.paths.authority, order.mirror, order.settings
-    return certificates.issue(
+    return making.issue(
         authorities.load(place),
         mirror.host,
         mirror.address,
@@ -33,4 +32,4 @@ def make_authority(settings: Settings, hosts: Iterable[str], now: datetime) -> P
     below = "." + settings.domain
     elsewhere = {host for host in hosts if host != settings.domain and not host.endswith(below)}
     names, networks = [settings.domain, *sorted(elsewhere)], [settings.network.subnet]
-    return certificates.make_authority(names, networks, socket.gethostname(), now, settings.certificates.ca_days)
+    return making.make_authority(names, networks, socket.gethostname(), now, settings.certificates.ca_days)

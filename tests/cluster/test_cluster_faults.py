@@ -82,7 +82,7 @@ def test_a_server_that_never_answers_holds_nobody_up(
         for _ in range(100):
             with pytest.raises(TargetError, match="does not answer"):
                 target.read(settings)
-        assert time.monotonic() - begun < 2.0
+        assert time.monotonic() - begun < 15  # the first waits for its answer, none of the hundred: that would be 30 s
         assert session._work is first  # one conversation at a time, however often it is asked for
         with pytest.raises(TargetError, match="does not answer"):
             target.publish(settings, changes, lambda: None)

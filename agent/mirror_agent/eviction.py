@@ -103,13 +103,18 @@ def listing(cached: Cached, now: datetime) -> tuple[Listed, ...]:
 
 
 def _older(steps: Iterator[_Step], since: datetime) -> tuple[list[_Step], Iterator[_Step]]:
-    """Steps that were last used before, and the others."""
+    """Steps that were last used before, and the others.
+
+    An image of which nobody knows when it was used is no old one: a host that starts without a clock of its own is
+    years behind, all that it has seems to be of the future, and it may be without internet for a while.
+    """
     found: list[_Step] = []
+    rest: list[_Step] = []
     for step in steps:
         if step.last_use >= since:
-            return found, itertools.chain([step], steps)
-        found.append(step)
-    return found, steps
+            return found, itertools.chain(rest, [step], steps)
+        (rest if step.images and step.last_use == _NEVER else found).append(step)
+    return found, iter(rest)
 
 
 def _until(steps: Iterator[_Step], target: int) -> Iterator[_Step]:

@@ -178,6 +178,16 @@ def test_times_to_come_say_nothing() -> None:
     assert choose({"m": cached(images, {"la": 60, "lb": 60}, budget=100)}, 0, NOW)["m"].images == (("r", "a"),)
 
 
+def test_a_clock_that_is_years_behind_ends_no_keep_time() -> None:
+    """A host without a battery, that starts without internet: what it has is of the future, and all that there is."""
+    images = [Image("r", name, (f"l{name}",), fetched=at(9), used=at(3)) for name in "ab"]
+    kept = replace(cached(images, {"la": 60, "lb": 60}, orphans=1), keep=timedelta(days=30))
+    behind = datetime(2000, 1, 1, tzinfo=UTC)
+    assert choose({"m": kept}, 0, behind)["m"].images == ()
+    full = replace(kept, budget=100)  # the budget counts all the same
+    assert len(choose({"m": full}, 0, behind)["m"].images) == 1
+
+
 def test_the_listing_begins_with_what_would_leave_first() -> None:
     images = [
         Image("r", "index", children=("amd",), used=at(2)),

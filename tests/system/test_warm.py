@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from appliance import AGENT_TOML, MB, Appliance, parts, weight
+from appliance import AGENT_TOML, MB, Appliance, parts, sha256, weight
 from test_small_disk import STORE, cached_bytes, has, start, stop, whole
 
 LIST = "/etc/mirror-agent/images"
+INDEX, MANIFEST = (f"application/vnd.oci.image.{kind}.v1+json" for kind in ("index", "manifest"))
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,30 @@ def test_platforms_are_those_that_were_chosen(warmed: Appliance) -> None:
     assert not all(has(warmed, digest) for digest in digests["linux/arm64"])
     warm(warmed, "--platform", "all", "quay.io/podman/hello:latest")
     assert all(has(warmed, digest) for platform in digests.values() for digest in platform)
+
+
+def test_an_index_in_an_index_brings_its_images(warmed: Appliance) -> None:
+    image = warmed.box.push("quay.io", "nested/app:image", layer_sizes=(3000,))
+    inner = put_index(warmed, "nested/app:inner", {**image, "platform": {"os": "linux", "architecture": "amd64"}})
+    put_index(warmed, "nested/app:1", inner)  # it is for no platform: what is in it is
+    warm(warmed, "--platform", "linux/amd64", "--keep", "nested", "quay.io/nested/app:1")
+    assert whole(warmed, image)
+    rows = json.loads(warmed.sh("mirror-agent cache --json quay"))["images"]
+    assert [row["tags"] for row in rows if row["kept"] == ["nested"]] == [["1"]]
+    warmed.box.exec("mirror-agent", "release", "nested")
+
+
+def put_index(warmed: Appliance, name: str, *entries: dict[str, Any]) -> dict[str, Any]:
+    """Push an index of what is there already; its descriptor."""
+    repository, _, tag = name.partition(":")
+    wanted = ("mediaType", "digest", "size", "platform")
+    kinds = [{"mediaType": MANIFEST, "size": 1, **entry} for entry in entries]
+    index = {"mediaType": INDEX, "manifests": [{key: each[key] for key in wanted if key in each} for each in kinds]}
+    text = json.dumps({"schemaVersion": 2, **index})
+    url = f"https://quay.io/v2/{repository}/manifests/{tag}"
+    command = ("curl", "-sS", "--fail", "-X", "PUT", "-H", f"Content-Type: {INDEX}", "--data-binary", "@-", url)
+    warmed.box.inet(*command, input=text)
+    return {"mediaType": INDEX, "digest": f"sha256:{sha256(text)}", "size": len(text)}
 
 
 def test_what_fails_is_told_and_the_rest_is_warmed(warmed: Appliance) -> None:

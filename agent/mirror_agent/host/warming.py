@@ -144,15 +144,7 @@ class Warming:
             image.root = (wanted.repository, digest)
             self._keep(wanted.mirror, image.root)  # before anything more: eviction must not take it meanwhile
             image.manifests.add(image.root)
-            parts: list[dict[str, Any]] = [document]
-            if "manifests" in document:
-                parts = []
-                for child in platforms(document["manifests"], self._chosen):
-                    image.manifests.add((wanted.repository, child))
-                    parts.append(self._manifest(wanted, child)[1])
-                if not parts:
-                    chosen = ", ".join(sorted(self._chosen))
-                    raise Trouble(wanted.text, f"has no image for {chosen}", "choose others with --platform")
+            parts = self._parts(image, document)
         except Trouble as trouble:
             image.troubles.append(trouble)
             return []
@@ -161,6 +153,24 @@ class Warming:
             image.blobs |= sizes.keys()
             image.ready = True
         return [self._task(image, digest, size) for digest, size in sizes.items() if self._claim(image, digest, size)]
+
+    def _parts(self, image: _Image, document: dict[str, Any]) -> list[dict[str, Any]]:
+        """The manifest itself or, of an index, those for the chosen platforms.  An index may name an index."""
+        parts, left = [], [document]
+        while left:
+            document = left.pop()
+            if "manifests" not in document:
+                parts.append(document)
+                continue
+            for child in platforms(document["manifests"], self._chosen):
+                name = (image.wanted.repository, child)
+                if name not in image.manifests:
+                    image.manifests.add(name)
+                    left.append(self._manifest(image.wanted, child)[1])
+        if not parts:
+            chosen = ", ".join(sorted(self._chosen))
+            raise Trouble(image.wanted.text, f"has no image for {chosen}", "choose others with --platform")
+        return parts
 
     def _claim(self, image: _Image, digest: str, size: int) -> bool:
         """Is it for this image to fetch the blob?  Not when it is there, nor when another does."""

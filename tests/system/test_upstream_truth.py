@@ -19,7 +19,7 @@ FRESH = Handmade("fresh", "fresh.quay.io", "https://quay.io", "10.0.0.6", fresh=
 AGED = Handmade("aged", "quay.io", "https://quay.io", "10.0.0.7", fresh=1)
 MANIFEST, LAYER = liar.digest(liar.IMAGE), liar.digest(liar.LAYER)
 OLD = 2.1  # seconds after which AGED has to ask: nginx counts whole ones
-COALESCED = 10  # seconds for which the edge keeps what is on its way
+FORGOTTEN = 14  # seconds after which the edge has forgotten what it got, when nobody has asked for it for two (_SOON)
 
 # as it is sent; each has all four kinds, in an order of its own, and more
 CLIENTS = {
@@ -45,9 +45,17 @@ for file in */*/data; do
 done"""
 
 
+# half a minute otherwise; nginx looks every ten seconds
+_SOON = """cd /var/lib/mirror-agent/mirrors/aged
+sed -i 's/inactive=30s/inactive=2s/' edge/nginx.conf
+grep -q 'inactive=2s' edge/nginx.conf
+systemctl reload mirror-aged-edge"""
+
+
 @pytest.fixture(scope="module")
 def box() -> Iterator[Box]:
     with mirrored(FRESH, AGED) as host:
+        host.exec("sh", "-ec", _SOON)
         yield host
 
 
@@ -142,7 +150,7 @@ def test_what_is_not_what_its_digest_says_is_not_kept(upstream: Box) -> None:
     assert not right(manifest(upstream, AGED, "wrong/app", "1"))
     assert f"sha256:{blob_sum(upstream, AGED, 'wrong/app', LAYER)}" != LAYER
     tell(upstream, "truth")
-    time.sleep(COALESCED + 2)
+    time.sleep(FORGOTTEN)
     assert right(manifest(upstream, AGED, "wrong/app", MANIFEST))
     manifest(
         upstream, AGED, "wrong/app", "1"
@@ -167,7 +175,7 @@ def test_what_is_no_whole_answer_is_not_kept(upstream: Box, lie: str) -> None:
     if lie != "torn":
         assert not right(ask(upstream, AGED, manifest_path))
     tell(upstream, "truth")
-    time.sleep(COALESCED + 2)
+    time.sleep(FORGOTTEN)
     assert f"sha256:{blob_sum(upstream, AGED, repository, blob)}" == blob
     assert right(ask(upstream, AGED, manifest_path))
     assert upstream.exec("sh", "-c", _STORE, "store", f"{CACHE}/aged").stdout == ""

@@ -1,0 +1,187 @@
+"""How clients may ask, and what one of them can do to the others: a pod without an agent."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+
+import pytest
+
+from appliance import MB
+from box import Box
+from by_hand import CACHE, QUAY
+from client import ask, blob_sum, layers, manifest, mirrored, received, throttled
+
+STORE = f"{CACHE}/quay/registry/docker/registry/v2"
+EMPTY = f"sha256:{sha256(b'').hexdigest()}"
+# what is being fetched lies under the names of the cache's files, with a suffix
+_PARTS = f"find {CACHE}/quay/edge -name '*.*' -type f; find {STORE} -path '*/_uploads/*' -type f"
+_PUSH_NOTHING = """
+place=$(curl -sS -o /dev/null -D- -X POST "https://quay.io/v2/$1/blobs/uploads/" | tr -d '\\r' \
+    | awk 'tolower($1) == "location:" {print $2}')
+case $place in /*) place=https://quay.io$place;; esac
+curl -sS --fail -X PUT -H 'Content-Type: application/octet-stream' -H 'Content-Length: 0' "$place&digest=$2"
+"""
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Box]:
+    with mirrored(QUAY) as host:
+        yield host
+
+
+def log(box: Box, text: str) -> list[dict[str, object]]:
+    """The edge's lines of requests with this in their path."""
+    said = box.exec("journalctl", "-o", "cat", "--no-pager", "CONTAINER_NAME=mirror-quay-edge").stdout
+    lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    return [line for line in lines if text in str(line["uri"])]
+
+
+def curl(box: Box, path: str, *options: str) -> int:
+    """One request of a client whose answer does not count; curl's exit code."""
+    trust = f"/etc/containers/certs.d/{QUAY.host}/ca.crt"
+    argv = ("curl", "-sS", "-o", "/dev/null", "--cacert", trust, *options, f"https://{QUAY.host}{path}")
+    return box.node(*argv, check=False).returncode
+
+
+# --- the form of a request
+
+
+@pytest.mark.parametrize("version", ["--http1.0", "--http1.1", "--http2"])
+def test_every_version_of_http(box: Box, version: str) -> None:
+    image = box.push("quay.io", f"versions/app:{version.strip('-')}", layer_sizes=(200_000,), seed=ord(version[-1]))
+    blob = layers(image)[1]["digest"]
+    for _ in ("cold", "warm"):
+        assert ask(box, QUAY, f"/v2/versions/app/manifests/{version.strip('-')}", version).status == 200
+        assert f"sha256:{blob_sum(box, QUAY, 'versions/app', blob, version)}" == blob
+
+
+def test_parts_of_a_blob_that_is_on_its_way(box: Box) -> None:
+    """What a client asks for that goes on with an interrupted download.  Each is cold."""
+    size = 300_000
+    image = box.push("quay.io", "parts/app:1", layer_sizes=(size,) * 5)
+    forms = {"1000-": size - 1000, "-100": 100, "0-9": 10, "0-9,20-29": size}  # several at once: all of it
+    for (form, length), layer in zip(forms.items(), layers(image)[1:], strict=False):
+        more = layer["size"] - size  # the layer is an archive
+        answer = ask(box, QUAY, f"/v2/parts/app/blobs/{layer['digest']}", "-r", form, "-o", "/dev/null")
+        assert (answer.status, answer.size) == ((200 if "," in form else 206), length + (more if length > 100 else 0))
+    beyond = layers(image)[5]
+    path = f"/v2/parts/app/blobs/{beyond['digest']}"
+    assert ask(box, QUAY, path, "-r", f"{beyond['size']}-", "-o", "/dev/null").status == 416
+    for layer in layers(image):
+        assert f"sha256:{blob_sum(box, QUAY, 'parts/app', layer['digest'])}" == layer["digest"]
+
+
+def test_a_head_brings_the_blob(box: Box) -> None:
+    layer = layers(box.push("quay.io", "head/app:1", layer_sizes=(1 * MB,)))[1]
+    path = f"/v2/head/app/blobs/{layer['digest']}"
+    before = received(box, "quay.io")
+    for _ in range(2):
+        answer = ask(box, QUAY, path, "--head")
+        assert (answer.status, answer.headers["content-length"]) == (200, str(layer["size"]))
+    assert f"sha256:{blob_sum(box, QUAY, 'head/app', layer['digest'])}" == layer["digest"]
+    assert received(box, "quay.io") - before < layer["size"] * 1.1
+
+
+def test_a_blob_of_no_bytes(box: Box) -> None:
+    box.inet("sh", "-c", _PUSH_NOTHING, "push", "nothing/app", EMPTY)
+    for _ in ("cold", "coalesced", "warm"):
+        for method in ([], ["--head"]):
+            answer = ask(box, QUAY, f"/v2/nothing/app/blobs/{EMPTY}", *method)
+            assert (answer.status, answer.headers["content-length"]) == (200, "0")
+            assert answer.headers["docker-content-digest"] == EMPTY
+        box.exec("sh", "-c", f"find {CACHE}/quay/edge/coalesce -type f -delete")
+    assert box.exec("stat", "-c", "%s", f"{STORE}/blobs/sha256/{EMPTY[7:9]}/{EMPTY[7:]}/data").stdout.strip() == "0"
+
+
+def test_a_list_of_tags_has_pages(box: Box) -> None:
+    """Their links lead to the mirror, whatever a client says of the way that it came."""
+    for tag in "abc":
+        box.push("quay.io", f"pages/app:{tag}", layer_sizes=(100,))
+    lie = ("-H", "X-Forwarded-Host: elsewhere.example", "-H", "X-Forwarded-Proto: http", "-H", "Forwarded: host=x")
+    first = ask(box, QUAY, "/v2/pages/app/tags/list?n=2", *lie)
+    assert json.loads(first.body)["tags"] == ["a", "b"]
+    link = first.headers["link"].partition(">")[0].strip("<")
+    assert link.startswith("/v2/pages/app/tags/list?")
+    assert json.loads(ask(box, QUAY, link).body)["tags"] == ["c"]
+
+
+# --- one client and the others
+
+
+@pytest.mark.parametrize("odd", ["/v2/x/../{}", "/v2/{}%0a", "/v2/{}?mount=a&from=b", "/v2/%{:x}{}"])
+def test_a_client_that_asks_oddly_spoils_nothing_for_others(box: Box, odd: str) -> None:
+    tag = str(len(odd))
+    image = box.push("quay.io", f"odd/app:{tag}", layer_sizes=(1000,), seed=len(odd))
+    for path in (f"odd/app/manifests/{image['digest']}", f"odd/app/blobs/{layers(image)[1]['digest']}"):
+        raw = odd.format(ord("o"), path[1:]) if ":x" in odd else odd.format(path)
+        curl(box, raw, "--path-as-is")
+        assert ask(box, QUAY, f"/v2/{path}", "-o", "/dev/null").status == 200
+
+
+def test_clients_that_wait_long_are_served_what_came(box: Box) -> None:
+    """Longer than a blob needs on a good line.  Who comes last waits for the one who came first."""
+    layer = layers(box.push("quay.io", "wait/app:1", layer_sizes=(2_500_000,)))[1]
+    before = received(box, "quay.io")
+    with throttled(box, "1600kbit"), ThreadPoolExecutor(4) as clients:
+        pulls = [clients.submit(blob_sum, box, QUAY, "wait/app", layer["digest"]) for _ in range(3)]
+        time.sleep(6)
+        pulls.append(clients.submit(blob_sum, box, QUAY, "wait/app", layer["digest"]))
+        assert {f"sha256:{pull.result()}" for pull in pulls} == {layer["digest"]}
+    assert layer["size"] <= received(box, "quay.io") - before < layer["size"] * 1.1
+    lines = log(box, layer["digest"])
+    assert max(float(str(line["seconds"])) for line in lines) > 11
+    assert sorted(str(line["cache"]) for line in lines) == ["HIT", "HIT", "HIT", "MISS"]  # nobody asked again
+
+
+@pytest.mark.parametrize("version", ["--http1.1", "--http2"])
+def test_what_a_client_began_and_left_comes_once(box: Box, version: str) -> None:
+    name = f"left/app{version[-1]}"
+    layer = layers(box.push("quay.io", f"{name}:1", layer_sizes=(3 * MB,), seed=ord(version[-1])))[1]
+    before = received(box, "quay.io")
+    with throttled(box, "8mbit"):
+        assert curl(box, f"/v2/{name}/blobs/{layer['digest']}", version, "-m", "1") == 28  # its time is over
+        assert f"sha256:{blob_sum(box, QUAY, name, layer['digest'])}" == layer["digest"]
+    assert layer["size"] <= received(box, "quay.io") - before < layer["size"] * 1.1
+
+
+@pytest.mark.parametrize("role", ["edge", "registry"])
+def test_ten_downloads_that_were_killed_leave_nothing_behind(box: Box, role: str) -> None:
+    image = box.push("quay.io", f"ten/{role}:1", layer_sizes=(1 * MB,) * 10)
+    blobs = [part["digest"] for part in layers(image)[1:]]
+    before = received(box, "quay.io")
+    with throttled(box, "20mbit"), ThreadPoolExecutor(10) as clients:
+        pulls = [clients.submit(curl, box, f"/v2/ten/{role}/blobs/{blob}") for blob in blobs]
+        while received(box, "quay.io") - before < 3 * MB:
+            time.sleep(0.05)
+        assert box.exec("sh", "-c", _PARTS).stdout
+        box.exec("podman", "kill", "--signal", "KILL", f"mirror-quay-{role}")
+        assert any(pull.result() for pull in pulls)
+    deadline = time.monotonic() + 30
+    while any(curl(box, f"/v2/ten/{role}/blobs/{blob}", "--fail") for blob in blobs):
+        assert time.monotonic() < deadline
+    got = [blob_sum(box, QUAY, f"ten/{role}", blob) for blob in blobs]
+    assert [f"sha256:{each}" for each in got] == blobs
+    deadline = time.monotonic() + 15
+    while left := box.exec("sh", "-c", _PARTS).stdout:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
+
+
+def test_two_hundred_clients_at_once(box: Box) -> None:
+    """All cold, each with a connection of its own."""
+    image = box.push("quay.io", "many/app:1", layer_sizes=(100_000,))
+    blob = layers(image)[1]["digest"]
+    script = """
+for n in $(seq 200); do
+    curl -sS --fail --cacert "$1" -o /dev/null "$2/manifests/1" -o /tmp/many.$n "$2/blobs/$3" || echo failed &
+done; wait; cat /tmp/many.* | wc -c; sha256sum /tmp/many.* | cut -d' ' -f1 | sort -u; rm /tmp/many.*"""
+    trust = f"/etc/containers/certs.d/{QUAY.host}/ca.crt"
+    before = received(box, "quay.io")
+    said = box.node("sh", "-c", script, "many", trust, f"https://{QUAY.host}/v2/many/app", blob, timeout=200)
+    assert said.stdout.split() == [str(200 * layers(image)[1]["size"]), blob.removeprefix("sha256:")]
+    assert received(box, "quay.io") - before < 2 * layers(image)[1]["size"]
+    assert manifest(box, QUAY, "many/app", "1").headers["docker-content-digest"] == image["digest"]

@@ -105,7 +105,7 @@ class Agent:
 
     def _signalled(self, number: int, _frame: object) -> None:
         if number == signal.SIGHUP:
-            notify.reloading()  # at once: where `systemctl reload` is a program (a container), that waits for no more
+            notify.reloading()
             self._hints.put(_RELOAD)
             return
         self._stopping = True

@@ -102,7 +102,7 @@ def _templates(paths: Paths) -> pods.Templates:
 
 def _candidates(paths: Paths) -> tuple[Candidate, ...]:
     """Without any folder of definitions something is wrong with the host, and no mirror is removed by it."""
-    if not any(files.folder(path) for path in paths.definitions):
+    if not any(files.folder(path, follow=True) for path in paths.definitions):
         raise Trouble(str(paths.definitions[0]), "the folder of definitions is gone", "all mirrors stay; make it again")
     return files.scan(paths.definitions)
 

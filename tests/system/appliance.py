@@ -51,10 +51,11 @@ Line = dict[str, str]
 class Appliance:
     """A booted box with the agent in it."""
 
-    examples = "/usr/share/mirror-agent/examples"  # the shipped definitions
+    share = "/usr/share"  # where the project's files lie
 
     def __init__(self, box: Box) -> None:
         self.box = box
+        self.examples = f"{self.share}/mirror-agent/examples"  # the shipped definitions
 
     # --- what an admin does
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,17 +47,27 @@ def session_box() -> Iterator[Box]:
     assert _namespaces() == before
 
 
+@pytest.fixture(scope="session")
+def boot(session_box: Box, request: pytest.FixtureRequest) -> Callable[[], Appliance]:
+    """Boots a pristine host with the project installed and configured, as often as it is called."""
+
+    def anew() -> Appliance:
+        if request.config.getoption("--agent") == "container":
+            appliance: Appliance = contained.install(session_box)
+        else:
+            session_box.up()
+            appliance = Appliance(session_box)
+        appliance.sh(f"mkdir -p {PUBLISHED}")
+        appliance.settings()
+        return appliance
+
+    return anew
+
+
 @pytest.fixture(scope="module")
-def bare(session_box: Box, request: pytest.FixtureRequest) -> Appliance:
+def bare(boot: Callable[[], Appliance]) -> Appliance:
     """A pristine host with the project installed and configured; the agent does not run yet."""
-    if request.config.getoption("--agent") == "container":
-        appliance: Appliance = contained.install(session_box)
-    else:
-        session_box.up()
-        appliance = Appliance(session_box)
-    appliance.sh(f"mkdir -p {PUBLISHED}")
-    appliance.settings()
-    return appliance
+    return boot()
 
 
 @pytest.fixture(scope="module")

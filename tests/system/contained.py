@@ -51,7 +51,7 @@ journalctl --update-catalog
 class Contained(Appliance):
     """A booted box with the agent in it, as a container."""
 
-    examples = "/usr/local/share/mirror-agent/examples"
+    share = "/usr/local/share"
 
     def enable(self) -> None:
         self.sh(f"sed -i 's/^#WantedBy/WantedBy/' {QUADLETS}/mirror-agent.container")

@@ -12,6 +12,7 @@ from appliance import DEFINITIONS, PUBLISHED, SETTINGS, STATE, Appliance
 from box import Box, stages
 
 APP = "demo/app"
+NOBODY = ("setpriv", "--reuid=nobody", "--clear-groups")
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,14 @@ def host(session_box: Box) -> Appliance:
     appliance.serving("quay", "docker")
     appliance.configure_node()
     return appliance
+
+
+def completed(host: Appliance, *user: str) -> str:
+    """What a shell gets at the Tab key."""
+    words = ("COMP_WORDS=mirror-agent stat", "COMP_CWORD=1", "_MIRROR_AGENT_COMPLETE=complete_bash")
+    done = host.box.exec("env", *words, *user, "mirror-agent")
+    assert done.stderr == ""
+    return done.stdout.strip()
 
 
 def test_nothing_of_the_package_is_on_the_host(host: Appliance) -> None:
@@ -43,7 +52,10 @@ def test_it_has_no_more_rights_than_the_service(host: Appliance) -> None:
 
 def test_the_command_works_while_the_agent_does_not_run(host: Appliance) -> None:
     before = host.starts("quay", "docker")
+    assert completed(host) == "status"
+    assert completed(host, *NOBODY) == ""
     host.box.exec("systemctl", "stop", "mirror-agent")
+    assert completed(host) == ""
     assert host.box.exec("mirror-agent", "check").stdout.endswith("2 mirrors, 0 problems\n")
     host.define("extra", 'source = "extra.example"\nremote = "https://quay.io"\n')
     assert "claim address" in host.box.exec("mirror-agent", "plan").stdout
@@ -56,7 +68,7 @@ def test_the_command_works_while_the_agent_does_not_run(host: Appliance) -> None
 
 
 def test_the_command_wants_root_and_keeps_settings_that_are_there(host: Appliance) -> None:
-    nobody = host.box.exec("setpriv", "--reuid=nobody", "--clear-groups", "mirror-agent", "check", check=False)
+    nobody = host.box.exec(*NOBODY, "mirror-agent", "check", check=False)
     assert (nobody.returncode, "sudo mirror-agent check" in nobody.stderr) == (1, True)
     before = host.sh(f"cat {SETTINGS}")
     again = host.box.exec("mirror-agent", "init", "--yes", check=False)
@@ -87,3 +99,19 @@ def test_it_comes_back_with_the_host(host: Appliance) -> None:
     host.serving("quay", "docker")
     assert host.property("mirror-agent", "ActiveState") == "active"
     assert host.property("mirror-agent-renew", "ActiveState") == "active"
+
+
+def test_nothing_of_it_is_left_after_its_removal(host: Appliance) -> None:
+    """As docs/installation.md says."""
+    host.remove("quay", "docker")
+    host.serving()
+    host.sh("mirror-agent purge quay docker")
+    host.sh(
+        f"systemctl stop mirror-agent && rm -r {contained.QUADLETS}/mirror-agent*.container*; "
+        "find /usr/local/ -name '*mirror-agent*' -prune -exec rm -r {} +; "
+        f"podman rmi {contained.NAME} && systemctl daemon-reload; "
+        f"rm -r /etc/mirror-agent {DEFINITIONS} {STATE}"
+    )
+    images = "/var/lib/containers"  # an older image of this host's is one, and an image is its own business
+    assert host.sh(f"find / -xdev -path {images} -prune -o -name '*mirror-agent*' -print") == ""
+    assert host.sh("systemctl list-units --all --plain --no-legend 'mirror-*'") == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from appliance import DEFINITIONS, FIVE, PUBLISHED, STATE, UNITS, Appliance, slow_pull
@@ -127,12 +128,10 @@ def test_killed_at_many_points_of_many_changes(five: Appliance) -> None:
         assert five.starts(name)
 
 
-def test_killed_during_its_very_first_start(bare: Appliance) -> None:
+def test_killed_during_its_very_first_start(bare: Appliance, boot: Callable[[], Appliance]) -> None:
     """From nothing: CA, images, leases, certificates, network, units, publication."""
     bare.box.exec("systemctl", "stop", "mirror-agent", "mirror-*")
-    bare.box.up()
-    bare.sh(f"mkdir -p {PUBLISHED}")
-    bare.settings()
+    bare = boot()
     bare.drop(*FIVE)
     hit = kill_at(bare, FIRST)
     print("killed in the middle of:", ", ".join(sorted(hit)))

@@ -97,6 +97,8 @@ def test_a_pod_that_started_announces_its_address(one: Appliance) -> None:
 
 # --- what the agent needs
 
+_STOP = "pkill -STOP -f '[/]usr/bin/mirror-agent run'"
+
 
 def test_a_lost_bus_ends_the_agent_and_systemd_brings_it_back(one: Appliance) -> None:
     mirrors, agent = one.starts("quay"), one.property("mirror-agent", "InvocationID")
@@ -106,6 +108,15 @@ def test_a_lost_bus_ends_the_agent_and_systemd_brings_it_back(one: Appliance) ->
     one.drop("gcr")
     one.serving("quay", "gcr")
     assert one.starts("quay") == mirrors
+
+
+def test_a_reload_is_over_when_the_agent_says_so(one: Appliance) -> None:
+    one.sh(f"{_STOP}; systemctl reload --no-block mirror-agent")
+    one.wait(lambda: one.property("mirror-agent", "ActiveState") == "reloading", 10, "the reload")
+    time.sleep(3)
+    assert one.property("mirror-agent", "ActiveState") == "reloading"
+    one.sh(_STOP.replace("STOP", "CONT"))
+    one.wait(lambda: one.property("mirror-agent", "ActiveState") == "active", 20, "the end of the reload")
 
 
 # As short as it may be: the agent says that it lives every 20 s while nothing happens.
@@ -125,7 +136,7 @@ def test_an_agent_that_hangs_is_replaced_and_mirrors_go_on(one: Appliance) -> No
     agent, restarts = one.property("mirror-agent", "InvocationID"), one.property("mirror-agent", "NRestarts")
     time.sleep(30)
     assert one.property("mirror-agent", "InvocationID") == agent
-    one.sh("pkill -STOP -f '[/]usr/bin/mirror-agent run'")
+    one.sh(_STOP)
     one.wait(lambda: one.property("mirror-agent", "NRestarts") != restarts, 40, "a new agent")
     one.curl("quay", "/v2/")
     one.sh("rm -r /run/systemd/system/mirror-agent.service.d")

@@ -61,7 +61,6 @@ def test_what_is_there_is_not_fetched_again(warmed: Appliance) -> None:
     assert told["there"] == told["bytes"] > 0
 
 
-@pytest.mark.package("podman exec passes no signals on: the run in the container would go on")
 def test_a_run_that_was_killed_goes_on_where_it_was(warmed: Appliance) -> None:
     image = warmed.box.push("quay.io", "warm/long:1", layer_sizes=[5 * MB] * 8)
     limit = ["tc", "qdisc", "add", "dev", "wan", "root", "tbf", "rate", "60mbit", "burst", "128k", "latency", "200ms"]

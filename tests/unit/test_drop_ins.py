@@ -128,3 +128,33 @@ def test_a_folder_whose_parents_go_and_come_back(tmp_path: Path, ear: Ear) -> No
             ear.forget()
     finally:
         stop()
+
+
+def test_a_folder_that_is_a_link(tmp_path: Path, ear: Ear) -> None:
+    """What it leads to may be exchanged, and the link itself."""
+    link, place, other = tmp_path / "etc" / "mirror-agent.d", tmp_path / "host" / "mirror-agent.d", tmp_path / "other"
+    for made in (link.parent, place, other):
+        made.mkdir(parents=True)
+    link.symlink_to(place)
+    stop = drop_ins.start(Watched((link,), _nothing, _nothing, _nothing, int), ear)
+    try:
+        for _ in range(2):
+            (place / "quay.toml").write_text("x")
+            assert ear.hears(place / "quay.toml")
+            place.rename(place.with_name("old"))
+            ear.forget()
+            place.mkdir()
+            assert ear.hears(place)
+            ear.forget()
+            shutil.rmtree(place.with_name("old"))
+        link.with_name("new").symlink_to(other)
+        link.with_name("new").rename(link)
+        assert ear.hears(link)
+        ear.forget()
+        (other / "quay.toml").write_text("x")
+        assert ear.hears(other / "quay.toml")
+        ear.forget()
+        (place / "quay.toml").write_text("x")
+        assert ear.quiet()
+    finally:
+        stop()

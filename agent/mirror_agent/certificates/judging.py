@@ -141,7 +141,7 @@ def retry(failures: int, not_after: datetime | None, now: datetime) -> timedelta
     """
     wait = min(RETRY_FIRST * (1 << min(failures - 1, 20)), RETRY_LONGEST)
     left = not_after - now if not_after else timedelta()
-    return min(wait, max(left / 10, RETRY_URGENT))
+    return min(wait, max(left // 10, RETRY_URGENT))
 
 
 def when(moment: datetime) -> str:

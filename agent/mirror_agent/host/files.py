@@ -181,10 +181,10 @@ def read_in(folder: int | None, path: PurePosixPath, limit: int) -> bytes | None
         os.close(fd)
 
 
-def folder(path: PurePosixPath) -> Folder | None:
-    """A folder as it is, None when there is none (or a link or a file in its place)."""
+def folder(path: PurePosixPath, *, follow: bool = False) -> Folder | None:
+    """A folder as it is, None when there is none (or a file in its place; or a link, if not told to follow it)."""
     try:
-        facts = os.stat(path, follow_symlinks=False)
+        facts = os.stat(path, follow_symlinks=follow)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

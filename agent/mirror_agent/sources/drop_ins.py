@@ -2,7 +2,8 @@
 
 inotify follows a folder itself, not its name: one that is deleted and made again, or did not exist, would never be
 seen.  So for each folder the nearest ancestor that exists is watched too, and whenever a folder on the way stirs,
-the watches are laid anew.
+the watches are laid anew.  Where a folder is a link (to a checkout; in a container to the host's), both of its ends
+are watched.
 """
 
 from __future__ import annotations
@@ -83,14 +84,15 @@ class _Handler(FileSystemEventHandler):
         self._observer = observer
         self._folders = tuple(folders)
         self._hint = hint
-        self._ways = {str(path) for folder in self._folders for path in (folder, *folder.parents)}
+        self._places: set[Path] = set()  # where the folders really lie
+        self._ways: set[str] = set()  # all that leads there
         self._laid: dict[str, tuple[ObservedWatch, tuple[int, int]]] = {}  # with device and inode
         self._lock = threading.Lock()
 
     def dispatch(self, event: FileSystemEvent) -> None:
         """One event of any watch."""
         paths = {os.fsdecode(path) for path in (event.src_path, event.dest_path) if path}
-        told = {path for path in paths if Path(path).parent in self._folders}
+        told = {path for path in paths if Path(path).parent in self._places}
         if not isinstance(event, DirModifiedEvent) and (stirred := paths & self._ways):
             told |= stirred
             with contextlib.suppress(OSError):  # the loop looks at everything once a minute without us
@@ -111,11 +113,14 @@ class _Handler(FileSystemEventHandler):
             # again until it is quiet: a folder may come or go before its ancestor is watched
             while (new := self._lay_once()) is not None:
                 laid |= new
-        return laid & {str(folder) for folder in self._folders}
+        return laid & {str(place) for place in self._places}
 
     def _lay_once(self) -> set[str] | None:
         """Lay what is missing; None when nothing was."""
-        wanted = {str(path): identity for folder in self._folders for path, identity in _around(folder)}
+        self._places = {Path(os.path.realpath(folder)) for folder in self._folders}
+        ends = {*self._folders, *self._places}
+        self._ways = {str(path) for end in ends for path in (end, *end.parents)}
+        wanted = {str(path): identity for end in ends for path, identity in _around(end)}
         for path in list(self._laid):
             if wanted.get(path) != self._laid[path][1]:
                 self._drop(path)

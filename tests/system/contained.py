@@ -9,7 +9,7 @@ from pathlib import Path
 
 from appliance import DEFINITIONS, Appliance
 from box import Box, stages
-from box.cache import Stage, build, content
+from box.cache import Stage, build, content, hold
 
 NAME = "localhost/mirror-agent"
 QUADLETS = "/etc/containers/systemd"
@@ -44,6 +44,7 @@ podman run --rm --security-opt=label=disable --volume=/:/host \
     --entrypoint=/usr/share/mirror-agent/container/install {NAME}
 mkdir -p {QUADLETS}/mirror-agent.container.d
 printf '[Container]\\nVolume=/srv:/srv:rslave\\n' > {QUADLETS}/mirror-agent.container.d/srv.conf
+systemctl daemon-reload
 journalctl --update-catalog
 """
 
@@ -81,6 +82,7 @@ def _image(box: Box) -> Stage:
     assert named
     libraries = named[1].replace("\\\n", "").replace(NOT_HERE, "").split()
     build((package,))
+    hold(package.path)  # this and the image until the tests are over: other trees' tests may build theirs meanwhile
 
     def make(folder: Path) -> None:
         with box.machine.shared_folder() as (outside, inside):
@@ -98,4 +100,5 @@ def _image(box: Box) -> Stage:
     if not stage.path.is_dir():
         box.up(bare=True)
         build((stage,))
+    hold(stage.path)
     return stage

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 import contained
-from appliance import DEFINITIONS, PUBLISHED, SETTINGS, STATE, Appliance
+from appliance import DEFINITIONS, PUBLISHED, SETTINGS, STATE, UNITS, Appliance
 from box import Box, stages
 
 APP = "demo/app"
@@ -110,8 +110,8 @@ def test_nothing_of_it_is_left_after_its_removal(host: Appliance) -> None:
         f"systemctl stop mirror-agent && rm -r {contained.QUADLETS}/mirror-agent*.container*; "
         "find /usr/local/ -name '*mirror-agent*' -prune -exec rm -r {} +; "
         f"podman rmi {contained.NAME} && systemctl daemon-reload; "
-        f"rm -r /etc/mirror-agent {DEFINITIONS} {STATE}"
+        f"rm -r /etc/mirror-agent {DEFINITIONS} {UNITS} {STATE}"
     )
-    images = "/var/lib/containers"  # an older image of this host's is one, and an image is its own business
-    assert host.sh(f"find / -xdev -path {images} -prune -o -name '*mirror-agent*' -print") == ""
+    kept = f"-path {PUBLISHED} -prune -o -path /var/lib/containers -prune"  # the older image
+    assert host.sh(f"find / -xdev {kept} -o -name '*mirror-agent*' -print") == ""
     assert host.sh("systemctl list-units --all --plain --no-legend 'mirror-*'") == ""

@@ -145,8 +145,6 @@ def test_a_leaf_of_the_admin_s_own(one: Appliance, own_leaf: None) -> None:
 
 
 def test_check_tells_of_them_what_the_agent_tells(one: Appliance, own_leaf: None) -> None:
-    """And what the user may not read is not taken for a mistake."""
-    nobody = ["setpriv", "--reuid=nobody", "--clear-groups", "mirror-agent", "check"]
     assert one.box.exec("mirror-agent", "check").stdout.endswith("1 mirror, 0 problems\n")
     one.sh(f"cp /root/company/root.key {ETC}/tls/quay.key")
     one.wait(lambda: one.glance()["problems"], 20, "a problem")
@@ -154,14 +152,6 @@ def test_check_tells_of_them_what_the_agent_tells(one: Appliance, own_leaf: None
     found = one.box.exec("mirror-agent", "check", "--json", check=False)
     told = {key: problem[key] for key in ("file", "key", "reason", "hint")}
     assert (found.returncode, json.loads(found.stdout)["problems"]) == (1, [told])
-    one.sh(f"mkdir -m 700 {ETC}/credentials; printf 'me\\nsecret\\n' > {ETC}/credentials/gcr")
-    one.define("gcr", f'source = "gcr.io"\n[upstream]\ncredentials = "{ETC}/credentials/gcr"\n')
-    blind = one.box.exec(*nobody)
-    one.remove("gcr")
-    assert "quay.key: cannot be read: permission denied" in blind.stdout
-    assert f"not checked: {STATE}/ca: the CA and the mirrors' certificates can be seen by root only" in blind.stdout
-    assert f"{ETC}/credentials/gcr cannot be read: permission denied" in blind.stdout
-    assert blind.stdout.endswith("2 mirrors, 0 problems\n")
     one.sh(f"cp /root/company/leaf.key {ETC}/tls/quay.key")
     one.wait(lambda: not one.glance()["problems"], 20, "the problem to be gone")
     # before the agent meets it: a CA that is for other hosts, and a host that the present one is not for
@@ -182,6 +172,18 @@ def test_check_tells_of_them_what_the_agent_tells(one: Appliance, own_leaf: None
     assert "gcr.toml: host: the next CA may not vouch for host gcr.outside.example, only for names" in said.stderr
     assert f"certificates.ca: the CA in {ETC}/other ends at" in said.stderr
     assert said.stdout.endswith("2 mirrors, 3 problems\n")
+
+
+@pytest.mark.package("only root reaches the container; its command says so (test_container.py)")
+def test_what_the_user_of_check_may_not_read_is_no_mistake(one: Appliance, own_leaf: None) -> None:
+    one.sh(f"mkdir -m 700 {ETC}/credentials; printf 'me\\nsecret\\n' > {ETC}/credentials/gcr")
+    one.define("gcr", f'source = "gcr.io"\n[upstream]\ncredentials = "{ETC}/credentials/gcr"\n')
+    blind = one.box.exec("setpriv", "--reuid=nobody", "--clear-groups", "mirror-agent", "check")
+    one.remove("gcr")
+    assert "quay.key: cannot be read: permission denied" in blind.stdout
+    assert f"not checked: {STATE}/ca: the CA and the mirrors' certificates can be seen by root only" in blind.stdout
+    assert f"{ETC}/credentials/gcr cannot be read: permission denied" in blind.stdout
+    assert blind.stdout.endswith("2 mirrors, 0 problems\n")
 
 
 def test_an_admin_s_own_ca_takes_over_like_any_other(one: Appliance) -> None:

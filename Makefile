@@ -4,11 +4,12 @@ DESTDIR  ?=
 HOST     := tests/box/box
 RUN      := $(HOST) run --
 AGENT    ?= package
+BOXES    ?= $(shell nproc)
 # the journal and its fields, podman and D-Bus that go away, namespaces, a boot without the agent or the internet, renewal
 # at boot; what is left out proves the pods or what is computed, the same code in both
 CONTAINED := $(addprefix tests/system/test_,five_mirrors.py offline.py faults.py certificate_life.py)
 
-.PHONY: help install rpm demo test lint unit golden golden-update packaging cluster browser system contained bench host clean
+.PHONY: help install rpm demo test lint unit golden golden-update packaging cluster browser system contained beside bench host clean
 
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,8 +19,10 @@ demo:            ## boot the appliance, five mirrors, cut the internet, see the 
 	@tests/box/demo
 
 test: host       ## everything: lint, types, floors, unit, golden, cluster, system (root)
-	@$(HOST) build
-	@$(MAKE) --no-print-directory lint unit golden packaging cluster browser system contained
+	@$(MAKE) --no-print-directory -j2 system beside
+
+beside:          # what needs little of the machine, one by one while the system tests run; each shows itself when it ends
+	@$(MAKE) --no-print-directory --output-sync lint unit golden packaging contained browser cluster
 
 host:            # what this machine needs to build and boot the test host
 	@tests/box/host-packages
@@ -49,7 +52,7 @@ browser:         ## the published page, in Chromium
 	@$(HOST) run --browser -- python3 -m pytest -q tests/browser
 
 system:          ## the promises, on a booted host with systemd, podman, a LAN and an internet
-	@tests/box/pytest tests/box tests/system --agent=$(AGENT)
+	@BOXES=$(BOXES) tests/box/pytest tests/box tests/system --agent=$(AGENT)
 
 contained:       ## those that a container could break, with the agent as one (all of them: make system AGENT=container)
 	@tests/box/pytest --agent=container $(CONTAINED)

@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class Box:
 
     def up(self, *, bare: bool = False) -> None:
         """Boot a pristine box with the project of this tree installed (not when `bare`); drops what ran before."""
-        self.build()
+        _build(stages.FOR_BOXES)
         with self.machine.locked():
             self.machine.kill()
             self.machine.prepare()
@@ -64,6 +65,18 @@ class Box:
         with self.machine.locked():
             self.machine.kill()
             self.machine.forget()
+
+    @contextmanager
+    def lent(self) -> Iterator[Box]:
+        """The box for a block. At its end, or when this process is killed before, the box is taken down."""
+        with subprocess.Popen(
+            ["sh", "-c", 'cat; exec "$0" down', stages.HERE / "box"],  # reads until this process is no more
+            env={**os.environ, "BOX": self.name}, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        ) as reaper:  # fmt: skip
+            yield self
+            self.down()
+            reaper.kill()
 
     def reboot(self) -> None:
         """Reboot in an orderly way, with its state."""
@@ -210,7 +223,7 @@ def run(argv: Sequence[str], *, read_only: bool = False, cluster: bool = False, 
 
 def pytest(arguments: Sequence[str]) -> None:
     """Replace this process by pytest on this machine, for tests that drive a box from outside."""
-    _build(stages.ALL)
+    _build(stages.FOR_BOXES)
     os.set_inheritable(cache.hold(stages.PYTEST.path), True)
     path = f"{stages.HERE.parent}:{stages.PYTEST.path}"
     os.execve(sys.executable, [sys.executable, "-m", "pytest", *arguments], {**os.environ, "PYTHONPATH": path})

@@ -24,10 +24,9 @@ PAUSE = 0.2  # seconds; for the last packets of a closed connection to pass the 
 
 @pytest.fixture(scope="module")
 def box() -> Iterator[Box]:
-    box = Box("world")
-    box.up(bare=True)
-    yield box
-    box.down()
+    with Box(f"{Box().name}-world").lent() as box:
+        box.up(bare=True)
+        yield box
 
 
 def pull(box: Box, image: str, *options: str) -> int:
@@ -127,7 +126,7 @@ def test_node_configure_trusts_only_what_is_published(box: Box) -> None:
 
 
 def test_nothing_is_left_after_it_was_killed_in_the_middle_of_a_boot() -> None:
-    box = Box("world-killed")
+    box = Box(f"{Box().name}-killed")
     starting = subprocess.Popen([BOX_COMMAND, "up", "--bare"], env={**os.environ, "BOX": box.name})
     while not box.running:
         time.sleep(0.01)

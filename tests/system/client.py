@@ -33,16 +33,15 @@ table ip hole {
 @contextmanager
 def mirrored(*mirrors: Handmade) -> Iterator[Box]:
     """A pristine host on which these mirrors run, without an agent, and a node that can pull only through them."""
-    box = Box()
-    box.up(bare=True)
-    by_hand.pull_images(box)
-    by_hand.render(box, mirrors)
-    for mirror in mirrors:
-        by_hand.certify(box, mirror, 1)
-    by_hand.start(box, mirrors)
-    by_hand.publish(box, mirrors)
-    yield box
-    box.down()
+    with Box().lent() as box:
+        box.up(bare=True)
+        by_hand.pull_images(box)
+        by_hand.render(box, mirrors)
+        for mirror in mirrors:
+            by_hand.certify(box, mirror, 1)
+        by_hand.start(box, mirrors)
+        by_hand.publish(box, mirrors)
+        yield box
 
 
 @dataclass(frozen=True)

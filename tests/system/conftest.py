@@ -36,10 +36,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def session_box() -> Iterator[Box]:
     """The box, not booted. At the end nothing of it may be left on this machine."""
-    box = Box()
     before = _namespaces()
-    yield box
-    box.down()
+    with Box().lent() as box:
+        yield box
     assert not box.running
     assert not box.machine.state.exists()
     assert str(box.machine.state) not in Path("/proc/mounts").read_text(), "mounts are left"
@@ -94,7 +93,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     found = next((value for value in funcargs.values() if isinstance(value, Appliance)), None)
     if report.failed and found and found.box.running:
         said = found.box.exec("journalctl", "-b", "-t", "mirror-agent", "-o", "short-precise", f"-n{TAIL}", check=False)
-        report.sections.append(("the agent's journal", said.stdout))
+        report.sections.append((f"the agent's journal in box {found.box.name}", said.stdout))
     return report
 
 

@@ -44,12 +44,11 @@ def seen(value):
 
 @pytest.fixture(scope="module")
 def box() -> Iterator[Box]:
-    host = Box()
-    host.up()
-    host.exec("systemctl", "stop", "mirror-agent.service")  # only its code is of interest here
-    host.exec("systemctl", "start", "podman.socket")
-    yield host
-    host.down()
+    with Box().lent() as host:
+        host.up()
+        host.exec("systemctl", "stop", "mirror-agent.service")  # only its code is of interest here
+        host.exec("systemctl", "start", "podman.socket")
+        yield host
 
 
 def run(box: Box, program: str) -> Any:

@@ -21,8 +21,13 @@ demo:            ## boot the appliance, five mirrors, cut the internet, see the 
 test: host       ## everything: lint, types, floors, unit, golden, cluster, system (root)
 	@$(MAKE) --no-print-directory -j2 system beside
 
-beside:          # what needs little of the machine, one by one while the system tests run; each shows itself when it ends
-	@$(MAKE) --no-print-directory --output-sync lint unit golden packaging contained browser cluster
+beside:          # all the rest, one by one while the system tests run; what each said is shown in one piece at its end
+	@$(MAKE) --no-print-directory --output-sync=recurse \
+	    $(addprefix beside-,lint unit golden packaging contained browser cluster)
+
+beside-%:
+	@printf '\n== make %s\n' $*
+	@$(MAKE) --no-print-directory $*
 
 host:            # what this machine needs to build and boot the test host
 	@tests/box/host-packages

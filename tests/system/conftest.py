@@ -1,4 +1,4 @@
-"""One box for all; each module starts with a pristine one (3 s), so that no module depends on another."""
+"""One box for each worker; each module starts with a pristine one (3 s), so that no module depends on another."""
 
 from __future__ import annotations
 

@@ -12,6 +12,8 @@ import contained
 from appliance import FIVE, PUBLISHED, Appliance
 from box import Box
 
+# what takes longest, first: or a parallel run would end with one of them alone
+LONGEST = ("faults", "certificate_life", "data_path", "changes", "command_line", "certificate_issuers", "crash")
 TAIL = 80  # lines of the agent's journal that a failed test shows
 
 
@@ -24,7 +26,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of the package, and with the container all that need no agent, are left out."""
+    """The longest first. Tests of the package, and with the container all that need no agent, are left out."""
+    items.sort(key=_place)
     if config.getoption("--agent") == "package":
         return
     needed = [item for item in items if isinstance(item, pytest.Function) and "bare" in item.fixturenames]
@@ -95,6 +98,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         said = found.box.exec("journalctl", "-b", "-t", "mirror-agent", "-o", "short-precise", f"-n{TAIL}", check=False)
         report.sections.append((f"the agent's journal in box {found.box.name}", said.stdout))
     return report
+
+
+def _place(item: pytest.Item) -> int:
+    module = item.path.stem.removeprefix("test_")
+    return LONGEST.index(module) if module in LONGEST else len(LONGEST)
 
 
 def _namespaces() -> str:

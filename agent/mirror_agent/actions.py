@@ -32,7 +32,8 @@ class Action:
     def alone(self) -> bool:
         """Does it neither build on the earlier steps of its mirror's round, nor do later ones build on it?"""
         spare = isinstance(self, IssueCertificate) and self.spare
-        return spare or isinstance(self, AskRenewal | AnnounceAddress | ProveMirror | Evict | HoldFetches | Withdraw)
+        asks = isinstance(self, AskRenewal | AskPullLimit)
+        return spare or asks or isinstance(self, AnnounceAddress | ProveMirror | Evict | HoldFetches | Withdraw)
 
     @property
     def subject(self) -> str:
@@ -157,6 +158,16 @@ class AskRenewal(Action):
 
     def __str__(self) -> str:
         return "ask when the certificate is to be renewed"
+
+
+@dataclass(frozen=True, slots=True)
+class AskPullLimit(Action):
+    """Ask the upstream what is left of its limit on pulls."""
+
+    asked: datetime | None  # the last time
+
+    def __str__(self) -> str:
+        return "ask what is left of the pull limit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +369,7 @@ ORDER: tuple[type[Action], ...] = (
     ReloadEdge,
     AnnounceAddress,
     ProveMirror,
+    AskPullLimit,
     RemoveNetwork,
     Evict,
     HoldFetches,

@@ -38,6 +38,7 @@ def resolve(definition: Definition, address: IPv4Address, settings: Settings) ->
         ca=definition.ca,
         proxy=definition.proxy,
         bandwidth=definition.bandwidth,
+        pull_limit=definition.pull_limit,
     )
 
 

@@ -15,10 +15,11 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from ipaddress import IPv4Address
 
-from mirror_agent import messages, pods
+from mirror_agent import messages, pods, pull_limit
 from mirror_agent.actions import (
     Action,
     AnnounceAddress,
+    AskPullLimit,
     AskRenewal,
     ClaimAddress,
     CreateAuthority,
@@ -59,13 +60,14 @@ from mirror_agent.host import (
     quadlet,
     state,
     store,
+    upstream,
 )
 from mirror_agent.host.containers import Containers
 from mirror_agent.host.errands import Errands
 from mirror_agent.host.issuers import acme, own
 from mirror_agent.host.namespace import edge_state
 from mirror_agent.host.systemd import BusLost, Systemd
-from mirror_agent.model import File, Folder, Issuer, Mirror, Proof, Role, Suggestion, Trouble
+from mirror_agent.model import File, Folder, Issuer, Mirror, Proof, PullLimit, Role, Suggestion, Trouble
 from mirror_agent.plan import Desired, Observed, hold_file, is_public, unit_upstream
 from mirror_agent.targets import cluster, targets
 
@@ -74,7 +76,8 @@ _log = journal.get()
 START_SECONDS = 90.0  # for a batch of units to start, stop or restart
 ANSWER_SECONDS = 15.0  # for an edge to answer after its unit is active, or has reloaded
 PULL_SECONDS = 1800.0  # for one image of a pod
-QUIET = (AskRenewal, MakeFolder, NotePublished, WriteFile, Remember, ReloadSystemd)  # told at debug level only
+# told at debug level only
+QUIET = (AskPullLimit, AskRenewal, MakeFolder, NotePublished, WriteFile, Remember, ReloadSystemd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +147,8 @@ def _one(step: Action, desired: Desired, observed: Observed, hands: Hands) -> No
             _issue(step, desired, observed, hands)
         case AskRenewal():
             _ask_renewal(step, desired, observed, hands)
+        case AskPullLimit():
+            _ask_pull_limit(step, desired, observed, hands)
         case WriteFile():
             files.write(step.file)
         case WriteUnits():
@@ -259,6 +264,42 @@ def _ask_renewal(step: AskRenewal, desired: Desired, observed: Observed, hands: 
     kept = {name: each for name, each in state.load_suggestions(desired.paths.suggestions).items() if name in names}
     kept[step.mirror] = Suggestion(certificate.serial, datetime.now(UTC), at)
     state.save_suggestions(desired.paths.suggestions, kept)
+
+
+def _ask_pull_limit(step: AskPullLimit, desired: Desired, observed: Observed, hands: Hands) -> None:
+    """An upstream that does not answer is asked again later; nothing needs its answer."""
+    mirror, infra = _mirror(desired, step.mirror), observed.container(step.mirror, None)
+    if infra is None or mirror.pull_limit is None:
+        return
+    login = desired.secrets.get(mirror.name)
+    ca = pods.upstream_ca_path(desired.paths, mirror.name)
+    cas = b"".join(file.content for file in desired.pods[mirror.name].configs if file.path == ca).decode("ascii")
+    errand = partial(upstream.pull_limit, infra.namespace, mirror, login.content if login else b"", cas)
+    try:
+        if (answer := hands.errands.take(_errand(step), (mirror, login, cas), errand)) is None:
+            return
+    except Trouble as trouble:
+        answer = PullLimit(datetime.now(UTC), error=str(trouble))
+    before, now = observed.pull_limits.get(mirror.name), datetime.now(UTC)
+    limit = pull_limit.noted(before, answer)
+    names = {each.name for each in desired.mirrors}
+    kept = {name: each for name, each in observed.pull_limits.items() if name in names}
+    state.save_pull_limits(desired.paths.pull_limits, {**kept, mirror.name: limit})
+    _tell_pull_limit(mirror, before or PullLimit(now), limit, _fields(step, desired, observed))
+
+
+def _tell_pull_limit(mirror: Mirror, before: PullLimit, limit: PullLimit, fields: Mapping[str, str]) -> None:
+    """Once when it gets low, once when it is not any more; once when the upstream cannot be asked."""
+    if limit.error:
+        if not before.error:
+            _log.info(f"what is left of the pull limit is not known: {limit.error}", **fields)
+        return
+    left = f"{pull_limit.words(limit.remaining, limit.limit or 0, limit.window)} are left at {mirror.upstream}"
+    if limit.low and not before.low:
+        more = "what is cached is served" if mirror.credentials else "an account has more: upstream.credentials"
+        _log.warning(f"{left}: nearly used up ({more})", **fields, message_id=messages.PULL_LIMIT_LOW)
+    elif before.low and not limit.low:
+        _log.info(left if limit.limit is not None else f"{mirror.upstream} tells of no pull limit", **fields)
 
 
 def _errand(step: Action) -> tuple[str, str]:

@@ -13,11 +13,17 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from mirror_agent import __version__
-from mirror_agent.status import MirrorStatus, State, Status, seconds
+from mirror_agent.status import MirrorStatus, PullLimitStatus, State, Status, seconds
 
 _LABELS = ("mirror", "upstream")
 
 type _Value = Callable[[MirrorStatus], float | None]
+
+
+def _of_limit(number: Callable[[PullLimitStatus], float | None]) -> _Value:
+    """Of an upstream that is asked."""
+    return lambda mirror: number(mirror.pull_limit) if mirror.pull_limit and mirror.pull_limit.asked else None
+
 
 _GAUGES: dict[str, tuple[str, _Value]] = {
     "mirror_agent_mirror_published": (
@@ -38,6 +44,18 @@ _GAUGES: dict[str, tuple[str, _Value]] = {
     "mirror_agent_cache_size_bytes": ("What the mirror's cached images take.", lambda mirror: mirror.cache.size),
     "mirror_agent_cache_budget_bytes": ("What they may take.", lambda mirror: mirror.cache.budget),
     "mirror_agent_cache_images": ("Images in the cache.", lambda mirror: mirror.cache.images),
+    "mirror_agent_upstream_pull_limit": (
+        "Pulls that the upstream allows in a window of time.", _of_limit(lambda said: said.limit)
+    ),
+    "mirror_agent_upstream_pull_limit_remaining": (
+        "Pulls that are left of it.", _of_limit(lambda said: said.remaining)
+    ),
+    "mirror_agent_upstream_pull_limit_window_seconds": (
+        "The window of time that the limit is for.", _of_limit(lambda said: said.window)
+    ),
+    "mirror_agent_upstream_pull_limit_failed": (
+        "Whether the upstream could not be asked when it last was to be.", _of_limit(lambda said: bool(said.error))
+    ),
 }  # fmt: skip
 _COUNTERS: dict[str, tuple[str, _Value]] = {
     "mirror_agent_requests_total": ("Requests of clients.", lambda mirror: mirror.cache.requests),

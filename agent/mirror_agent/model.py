@@ -153,6 +153,11 @@ class Paths:
         return self.state / "keeps.json"
 
     @property
+    def pull_limits(self) -> PurePosixPath:
+        """File of what the upstreams said of their limits; it does not outlive a boot."""
+        return self.run / "pull-limits.json"
+
+    @property
     def accepted(self) -> PurePosixPath:
         """Folder of the last good text of each definition."""
         return self.state / "accepted"
@@ -220,6 +225,7 @@ class Definition:
         None  # seconds without a use after which an image leaves the cache; None: as long as there is room
     )
     allow: tuple[str, ...] = ()  # globs of the repositories that are served; empty: all
+    pull_limit: str | None = None  # "repository:tag" that the upstream is asked about; None: it is not asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +364,7 @@ class Mirror:
     ca: Path | None = None
     proxy: str | None = None  # URL
     bandwidth: int | None = None  # bytes per second
+    pull_limit: str | None = None  # "repository:tag"; None: the upstream is not asked what is left of its limit
 
     @property
     def upstream(self) -> str:
@@ -557,6 +564,19 @@ class Proof:
     def covers(self, mirror: Mirror) -> bool:
         """Is this still the mirror that was proved?"""
         return (self.host, self.address, self.remote) == (mirror.host, mirror.address, mirror.remote)
+
+
+@dataclass(frozen=True, slots=True)
+class PullLimit:
+    """What an upstream said of its limit on pulls when it was last asked."""
+
+    asked: datetime
+    limit: int | None = None  # pulls in a window of time; None: it tells of no limit, or is not known
+    remaining: int = 0
+    window: int = 0  # seconds; 0: not told
+    source: str = ""  # whose pulls it counts: an address, or the id of an account
+    low: bool = False  # nearly used up
+    error: str = ""  # why it is not known
 
 
 # --- a cluster ----------------------------------------------------------------------------------------------

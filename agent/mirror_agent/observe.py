@@ -93,6 +93,7 @@ def look(
         containers=running,
         edges=edges,
         suggested=state.load_suggestions(paths.suggestions),
+        pull_limits=state.load_pull_limits(paths.pull_limits),
         trust=_trust(desired, own),
         images=frozenset(image for image in images if containers.has_image(image)),
         networks=frozenset(containers.networks(NETWORK_PREFIX)),

@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from mirror_agent import cluster, rollover
+from mirror_agent import cluster, pull_limit, rollover
 from mirror_agent.actions import Action, ProveMirror, Publish
 from mirror_agent.certificates import judging
 from mirror_agent.model import Fill, Mirror, Problem, UnitState
@@ -103,6 +103,29 @@ class ClusterStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class PullLimitStatus:
+    """What is left of an upstream's limit on pulls, as it said when it was last asked."""
+
+    asked: str = ""  # ISO 8601; "" before the first time
+    limit: int | None = None  # pulls in a window; None: it tells of no limit, or is not known
+    remaining: int | None = None
+    window: int | None = None  # seconds
+    source: str = ""  # whose pulls it counts: an address, or the id of an account
+    low: bool = False  # nearly used up
+    error: str = ""  # why it is not known
+
+    def words(self, upstream: str) -> str:
+        """For people, without the mirror's name."""
+        if self.error:
+            return f"what is left of the pull limit is not known: {self.error}"
+        if not self.asked:
+            return f"{upstream} was not asked yet what is left of the pull limit"
+        if self.limit is None:
+            return f"{upstream} tells of no pull limit"
+        return f"{pull_limit.words(self.remaining or 0, self.limit, self.window or 0)} are left at {upstream}"
+
+
+@dataclass(frozen=True, slots=True)
 class MirrorStatus:
     """One line of the table."""
 
@@ -119,6 +142,7 @@ class MirrorStatus:
     reason: str  # of what holds it back, "" for nothing
     cache: CacheStatus
     certificate: CertificateStatus = CertificateStatus()
+    pull_limit: PullLimitStatus | None = None  # None: its upstream is not asked
 
 
 def told(problem: Problem) -> dict[str, str]:
@@ -215,6 +239,7 @@ def _mirror(
         not_after=_iso(certificate.not_after if certificate else None),
         reason=failure.reason if failure else "",
         cache=_cache(mirror, observed),
+        pull_limit=_pull_limit(mirror, observed),
     )
 
 
@@ -240,6 +265,23 @@ def _certificate(mirror: Mirror, observed: Observed, failures: Mapping[str, Fail
         renewal=_iso(judging.next_due(found)),
         served=edge is not None and edge.serial == found.serial,
         error=error,
+    )
+
+
+def _pull_limit(mirror: Mirror, observed: Observed) -> PullLimitStatus | None:
+    if mirror.pull_limit is None:
+        return None
+    if (said := observed.pull_limits.get(mirror.name)) is None:
+        return PullLimitStatus()
+    known = said.limit is not None
+    return PullLimitStatus(
+        asked=_iso(said.asked),
+        limit=said.limit,
+        remaining=said.remaining if known else None,
+        window=said.window if known and said.window else None,
+        source=said.source,
+        low=said.low,
+        error=said.error,
     )
 
 

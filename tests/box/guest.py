@@ -70,18 +70,20 @@ def _topology() -> str:
 
 
 def _registry(upstream: Upstream) -> str:
+    http: dict[str, object] = {
+        "addr": f"{upstream.address}:443",
+        "secret": upstream.name,
+        "draintimeout": "1s",
+        "tls": {"certificate": f"{PKI}/{upstream.host}.crt", "key": f"{PKI}/{upstream.host}.key"},
+    }
     config: dict[str, object] = {
         "version": 0.1,
         "log": {"level": "info", "accesslog": {"disabled": False}},
         "storage": {"filesystem": {"rootdirectory": f"{STORES}/{upstream.name}"}, "delete": {"enabled": True}},
-        "http": {
-            "addr": f"{upstream.address}:443",
-            "secret": upstream.name,
-            "draintimeout": "1s",
-            "tls": {"certificate": f"{PKI}/{upstream.host}.crt", "key": f"{PKI}/{upstream.host}.key"},
-        },
+        "http": http,
     }
     if upstream.token_auth:
+        http["headers"] = {name: [value] for name, value in t.PULL_LIMIT.items()}
         token = {"realm": t.TOKEN_REALM, "service": t.TOKEN_SERVICE, "issuer": t.TOKEN_ISSUER}
         config["auth"] = {"token": token | {"rootcertbundle": f"{PKI}/token.crt"}}
     return json.dumps(config, indent=1)  # JSON is YAML

@@ -53,6 +53,7 @@ def build(folder: Path, rootfs: Path, trust: Path, registry: Path) -> None:
         if upstream.token_auth:
             _demo(home / "library/app/1.0", f"{upstream.name}/library/app")
             _demo(home / "private/app/1.0", f"{upstream.name}/private/app")
+            _probe(home / "ratelimitpreview/test/latest", upstream)
             _nginx(home / "library/nginx/stable", rootfs, trust)
             _registry(home / "library/registry/3", rootfs, trust, registry)
 

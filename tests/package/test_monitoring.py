@@ -13,7 +13,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from tree import REPO
 
 from mirror_agent.metrics import render
-from mirror_agent.status import AuthorityStatus, CacheStatus, CertificateStatus, MirrorStatus, State, Status
+from mirror_agent.status import (
+    AuthorityStatus,
+    CacheStatus,
+    CertificateStatus,
+    MirrorStatus,
+    PullLimitStatus,
+    State,
+    Status,
+)
 
 RULES = [r for g in yaml.safe_load((REPO / "packaging/alerts.yml").read_text())["groups"] for r in g["rules"]]
 DASHBOARD = json.loads((REPO / "packaging/dashboard.json").read_text())
@@ -39,9 +47,8 @@ def mirror() -> MirrorStatus:
     end, cache = "2030-01-01T00:00:00+00:00", CacheStatus(**dict.fromkeys(CacheStatus.__slots__, 1))
     values: dict[str, Any] = dict.fromkeys(MirrorStatus.__slots__, "")
     values |= {"name": "quay", "upstream": "quay.io", "state": State.SERVING, "published": True, "not_after": end}
-    return MirrorStatus(
-        **{**values, "cache": cache, "certificate": CertificateStatus(serial="1", issuer="CA", renewal=end)}
-    )
+    values |= {"certificate": CertificateStatus(serial="1", issuer="CA", renewal=end)}
+    return MirrorStatus(**{**values, "cache": cache, "pull_limit": PullLimitStatus(end, 100, 76, 21600)})
 
 
 def plain(expression: str) -> str:

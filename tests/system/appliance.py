@@ -23,6 +23,7 @@ STATE = "/var/lib/mirror-agent"
 CACHE = f"{STATE}/cache"
 PUBLISHED = "/srv/publish"
 STATUS = "/run/mirror-agent/status.json"
+LIMITS = "/run/mirror-agent/pull-limits.json"
 ROLES = ("pod", "edge", "registry")  # of a mirror's services: mirror-NAME-ROLE.service
 MB = 1_000_000
 PATIENCE = 3  # a busy machine may take so many times longer
@@ -42,6 +43,16 @@ gateway = "10.0.0.1"
 range = "10.0.0.4-10.0.0.60"
 [publish.folder]
 path = "{PUBLISHED}"
+"""
+
+# As if the upstreams had been asked for their pull limits a quarter of an hour earlier.
+_EARLIER = f"""
+import json
+from datetime import datetime, timedelta
+memory = json.load(open("{LIMITS}"))
+for each in memory["mirrors"].values():
+    each["asked"] = (datetime.fromisoformat(each["asked"]) - timedelta(minutes=15)).isoformat()
+json.dump(memory, open("{LIMITS}", "w"))
 """
 
 Status = dict[str, Any]
@@ -192,6 +203,38 @@ class Appliance:
 
         self.wait(said, seconds, f"a line of the journal with {text!r}")
         return found[0]
+
+    # --- pull limits
+
+    def pull_limit(self, name: str) -> dict[str, Any]:
+        """What the mirror's upstream has said of its limit; empty where it is not asked."""
+        return self.mirror(name).get("pull_limit") or {}
+
+    def until_asked(self, name: str) -> None:
+        """Until the mirror's upstream was asked for the first time: for a quarter of an hour nothing asks it again."""
+        self.wait(lambda: self.pull_limit(name).get("asked"), 15, "what is left of the pull limit")
+
+    def time_passes(self) -> None:
+        """It is time to ask upstreams for their limits again, as soon as the agent looks."""
+        self.box.exec("python3", "-c", _EARLIER)
+
+    def ask_again(self, name: str, seconds: float = 15) -> dict[str, Any]:
+        """What a mirror's upstream says to the next question."""
+        self.time_passes()
+        before = self._asked(name)
+        self.settle()
+
+        def answered() -> bool:
+            last = self._asked(name)
+            return last != before and self.pull_limit(name)["asked"][:19] == last
+
+        self.wait(answered, seconds, "an answer about the pull limit")
+        return self.pull_limit(name)
+
+    def _asked(self, name: str) -> str:
+        """As the agent remembers it, whatever is shown."""
+        memory = json.loads(self.box.exec("cat", LIMITS).stdout)
+        return str(memory["mirrors"][name]["asked"])[:19]
 
     # --- the node
 

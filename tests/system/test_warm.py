@@ -25,6 +25,7 @@ def warmed(bare: Appliance) -> Appliance:
     bare.enable()
     bare.drop("quay", "docker")
     bare.serving("quay", "docker")
+    bare.until_asked("docker")  # bytes are counted here
     bare.configure_node()
     return bare
 

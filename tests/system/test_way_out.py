@@ -14,7 +14,7 @@ from appliance import MB, Appliance, parts, weight
 from box.topology import TOKEN_HOST, WAN_INTERNET, upstream
 
 CA_FILE = "/etc/mirror-agent/tls/company.crt"
-WITH_CA = f'source = "quay.io"\n[cache]\nfresh = "1s"\n[upstream]\nca = "{CA_FILE}"\n'
+WITH_CA = f'source = "quay.io"\n[cache]\nfresh = "1s"\n[upstream]\nca = "{CA_FILE}"\npull_limit = true\n'
 PROXY = f"http://{WAN_INTERNET}:3128"
 RATE = 4 * MB  # bytes per second
 UNSEEN = ("ca/before", "ca/after", "ca/old", "ca/new", "ca/nonsense", "ca/gone")
@@ -48,6 +48,7 @@ def two(appliance: Appliance) -> Appliance:
     appliance.define("quay", 'source = "quay.io"\n[cache]\nfresh = "1s"\n')
     appliance.drop("docker")
     appliance.serving("quay", "docker")
+    appliance.until_asked("docker")  # bytes are counted here
     appliance.configure_node()
     for name in UNSEEN:  # now: nobody pushes to an upstream with a private CA
         image = appliance.box.push("quay.io", f"{name}:1", layer_sizes=(1000,))
@@ -87,6 +88,8 @@ def test_an_upstream_with_a_private_ca_is_refused_until_its_ca_is_named(two: App
     assert fetched(two, "ca/after") == "200"
     changed = {unit for unit, start in two.starts("quay", "docker").items() if start != before[unit]}
     assert changed == {"mirror-quay-registry.service"}
+    two.until_asked("quay")  # by the agent, which trusts that CA too
+    assert (two.pull_limit("quay")["limit"], two.pull_limit("quay")["error"]) == (None, "")
 
 
 def test_a_replaced_ca_is_taken_up_by_itself(two: Appliance) -> None:
@@ -155,6 +158,7 @@ def test_a_mirror_with_a_proxy_asks_nobody_else(two: Appliance) -> None:
             lambda: status(two, "docker", "/v2/library/proxied/manifests/1") == "200", 15, "a manifest by the proxy"
         )
         two.pull("docker.io/library/proxied:1")
+        assert two.ask_again("docker")["remaining"] == 76  # the agent's question too
         after = two.box.bytes()
         said = two.box.exec("journalctl", "-u", "proxy", "-o", "cat").stdout
     for host in (upstream("docker.io").host, TOKEN_HOST):

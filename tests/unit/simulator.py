@@ -28,6 +28,7 @@ from mirror_agent.model import (
     Mirror,
     Paths,
     Proof,
+    PullLimit,
     Role,
     UnitState,
 )
@@ -96,6 +97,7 @@ class Host:
     leases: dict[str, IPv4Address] = field(default_factory=dict)
     accepted: dict[str, bytes] = field(default_factory=dict)
     proofs: dict[str, Proof] = field(default_factory=dict)
+    pull_limits: dict[str, PullLimit] = field(default_factory=dict)
     proved: set[tuple[str, str]] = field(default_factory=set)  # address and host of all that ever was
     published: dict[str, bytes] = field(default_factory=dict)
     taken: set[IPv4Address] = field(default_factory=set)  # by others on the LAN
@@ -140,6 +142,7 @@ class Host:
             leases=dict(self.leases),
             accepted=dict(self.accepted),
             proofs=dict(self.proofs),
+            pull_limits=dict(self.pull_limits),
             unwell=dict(self.unwell),
             published={TARGET: dict(self.published)},
             claimed=frozenset(self.claimed),
@@ -223,6 +226,10 @@ class Host:
                 assert shown.not_after > self.now, f"{step}: it has ended"
                 self.proofs[mirror.name] = Proof(mirror.host, mirror.address, mirror.remote, step.image, NOW)
                 self.proved.add((str(mirror.address), mirror.host))
+            case actions.AskPullLimit():
+                assert step.mirror in self.edges, f"{step}: it does not answer"
+                assert of(desired, step.mirror).pull_limit, f"{step}: nobody wants to know"
+                self.pull_limits[step.mirror] = PullLimit(self.now, 100, 76, 21600)
             case actions.RemoveNetwork():
                 used = {_first(_NETWORK, file.content.decode()) for file, _ in self.active.values()}
                 assert step.network not in used, f"{step}: a pod is on it"

@@ -97,6 +97,7 @@ def test_every_key_has_its_effect() -> None:
         ca          = "/etc/mirror-agent/tls/company.crt"
         proxy       = "https://proxy.lan:3129/"
         bandwidth   = "500 kB/s"
+        pull_limit  = false
         [cache]
         budget = "1 TiB"
         fresh  = "5m"
@@ -124,6 +125,16 @@ def test_every_key_has_its_effect() -> None:
 
 
 HUB = "https://registry-1.docker.io"
+
+
+def test_docker_hub_is_asked_what_is_left_and_others_are_when_it_is_written() -> None:
+    free, asked = "ratelimitpreview/test:latest", "[upstream]\npull_limit = true\n"
+    assert read('source = "docker.io"').pull_limit == free
+    assert read('source = "docker.io"\nprobe = "a/b:1"\n' + asked).pull_limit == free
+    assert read('source = "docker.io"\n[upstream]\npull_limit = false\n').pull_limit is None
+    assert read('source = "quay.io"').pull_limit is None
+    assert read('source = "quay.io"\n' + asked).pull_limit == "podman/hello:latest"
+    assert read('source = "lab.example"\nprobe = "a/b:1"\n' + asked).pull_limit == "a/b:1"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mirror_agent.metrics import render
 from mirror_agent.model import Problem
-from mirror_agent.status import AuthorityStatus, CacheStatus, CertificateStatus, MirrorStatus, State, Status
+from mirror_agent.status import (
+    AuthorityStatus,
+    CacheStatus,
+    CertificateStatus,
+    MirrorStatus,
+    PullLimitStatus,
+    State,
+    Status,
+)
 
 DOCS = Path(__file__).parents[2] / "docs/metrics.md"
 
@@ -20,6 +28,7 @@ MIRROR = MirrorStatus(
     "quay", "quay.io", ("quay.io",), "quay.mirror.lan", "10.0.0.4", "NeverContactSource", State.SERVING, True,
     "podman/hello:latest", "2026-01-01T00:00:00+00:00", "", CACHE,
     CertificateStatus("1f", "mirror-agent CA", renewal="2025-12-01T00:00:00+00:00"),
+    PullLimitStatus("2025-11-01T00:00:00+00:00", 100, 76, 21600, "198.51.100.7"),
 )  # fmt: skip
 STATUS = Status("2025-01-01T00:00:00+00:00", (MIRROR,), (), (), "up to date", "/srv", 5000, 400,
                 AuthorityStatus(name="mirror-agent CA", not_after="2036-01-01T00:00:00+00:00"))  # fmt: skip
@@ -60,6 +69,10 @@ def test_every_number_is_there() -> None:
         ("mirror_agent_cache_size_bytes", "quay"): 600,
         ("mirror_agent_cache_budget_bytes", "quay"): 1000,
         ("mirror_agent_cache_images", "quay"): 3,
+        ("mirror_agent_upstream_pull_limit", "quay"): 100,
+        ("mirror_agent_upstream_pull_limit_remaining", "quay"): 76,
+        ("mirror_agent_upstream_pull_limit_window_seconds", "quay"): 21600,
+        ("mirror_agent_upstream_pull_limit_failed", "quay"): 0,
         ("mirror_agent_requests_total", "quay"): 50,
         ("mirror_agent_request_errors_total", "quay"): 1,
         **results,
@@ -77,6 +90,19 @@ def test_without_a_certificate_there_is_no_end_of_it() -> None:
 def test_a_renewal_that_failed_is_seen() -> None:
     failed = replace(MIRROR, certificate=replace(MIRROR.certificate, error="the clock is wrong"))
     assert samples(replace(STATUS, mirrors=(failed,)))["mirror_agent_certificate_failed", "quay"] == 1
+
+
+LIMITS = "mirror_agent_upstream_pull_limit"
+
+
+def test_what_is_not_known_of_a_pull_limit_is_absent() -> None:
+    def told(said: PullLimitStatus | None) -> dict[str, float]:
+        found = samples(replace(STATUS, mirrors=(replace(MIRROR, pull_limit=said),)))
+        return {key[0].removeprefix(LIMITS): value for key, value in found.items() if key[0].startswith(LIMITS)}
+
+    assert told(None) == told(PullLimitStatus()) == {}
+    assert told(PullLimitStatus("2025-11-01T00:00:00+00:00")) == {"_failed": 0}
+    assert told(PullLimitStatus("2025-11-01T00:00:00+00:00", error="HTTP 401")) == {"_failed": 1}
 
 
 def test_problems_are_counted() -> None:

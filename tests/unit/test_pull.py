@@ -35,6 +35,10 @@ def test_what_is_no_image(image: str) -> None:
         pull.parse_image(image)
 
 
+def test_what_the_host_trusts_is_found() -> None:
+    assert "BEGIN CERTIFICATE" in pull.public_roots()
+
+
 def entry(digest: str, system: str | None, machine: str = "amd64") -> dict[str, Any]:
     platform = {"platform": {"os": system, "architecture": machine}} if system else {}
     return {"digest": digest, **platform}

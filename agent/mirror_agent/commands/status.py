@@ -6,13 +6,14 @@ import json
 from typing import Any
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from mirror_agent.commands.common import PROBLEM, JsonOption, complain, new_table, screen, show_json
 from mirror_agent.host import files
 from mirror_agent.model import Paths, Problem, Trouble
-from mirror_agent.status import CacheStatus, State, size
+from mirror_agent.status import CacheStatus, PullLimitStatus, State, size
 
 _COLOURS = {State.SERVING: "green", State.FAILED: "red", State.UNPROVED: "cyan"}
 
@@ -44,6 +45,7 @@ def _show(status: dict[str, Any]) -> None:
         console.print(table)
         console.print(_caches(status["mirrors"]))
         console.print(_certificates(status["mirrors"]))
+        _show_limits(console, status["mirrors"])
     for failure in status["failures"]:
         about = f"{failure['mirror']}: " if failure["mirror"] else ""
         console.print(f"[red]{escape(about + failure['reason'])}[/]; tried again at {failure['again'][11:19]} UTC")
@@ -60,6 +62,18 @@ def _show(status: dict[str, Any]) -> None:
             if line:
                 console.print(f"  {line}", markup=False, soft_wrap=True)
     console.print(status["line"])
+
+
+def _show_limits(console: Console, mirrors: list[dict[str, Any]]) -> None:
+    """What upstreams say of their limits on pulls, those that are asked."""
+    for row in mirrors:
+        if not (found := row.get("pull_limit")):  # an older agent says nothing of it
+            continue
+        said = PullLimitStatus(**found)
+        when = [f"asked at {said.asked[11:16]} UTC"] if said.asked else []
+        about = ", ".join([*([f"counted for {said.source}"] if said.source else []), *when])
+        line = f"{row['name']}: {said.words(row['upstream'])}" + (f" ({about})" if about else "")
+        console.print(line, style="yellow" if said.low or said.error else None, markup=False, soft_wrap=True)
 
 
 def _certificates(mirrors: list[dict[str, Any]]) -> Table:

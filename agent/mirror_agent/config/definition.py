@@ -60,6 +60,7 @@ class UpstreamTable(Table):
         default=None, examples=['"http://proxy.example.com:3128"']
     )
     bandwidth: Annotated[int | None, text(values.bandwidth)] = Field(default=None, examples=['"10MB/s"'])
+    pull_limit: bool | None = Field(default=None, examples=["true"])
 
 
 class CacheTable(Table):
@@ -178,10 +179,22 @@ def _checked(remote: str, info: ValidationInfo) -> str:
     host = rest.partition(":")[0]
     if "host" in info.data and host == _own_host(info):
         raise Mistake(f"{shown(remote)} is the mirror itself", "the remote is the registry to be mirrored")
+    if upstream and upstream.pull_limit:
+        _can_be_asked(remote, info)
     _not_ours(remote, info)
     if upstream and upstream.proxy:
         _not_ours(upstream.proxy, info, "upstream.proxy")
     return remote
+
+
+def _can_be_asked(remote: str, info: ValidationInfo) -> None:
+    """Raises Mistake where a remote cannot be asked what is left of its limit."""
+    key = "upstream.pull_limit"
+    if remote.startswith("http:"):
+        raise Mistake(f"{shown(remote)} is not https, and is not asked", "leave it out", key)
+    known = remote in registries.PULL_LIMITS or remote in registries.PROBES
+    if not known and "probe" in info.data and not info.data["probe"]:
+        raise Mistake("there is no image to ask about", 'name one: probe = "repository:tag"', key)
 
 
 def _not_ours(url: str, info: ValidationInfo, key: str | None = None) -> None:
@@ -294,4 +307,11 @@ def _definition(name: str, file: str, table: DefinitionTable, remote: str) -> De
         tls=Tls(**dict(table.tls)) if table.tls else None,
         keep=table.cache.keep,
         allow=tuple(table.allow),
+        pull_limit=_asked_about(table, remote),
     )
+
+
+def _asked_about(table: DefinitionTable, remote: str) -> str | None:
+    """The image by which the upstream is asked what is left of its limit on pulls."""
+    known, wanted = registries.PULL_LIMITS.get(remote), table.upstream.pull_limit
+    return known or table.probe or registries.PROBES.get(remote) if wanted or (known and wanted is None) else None

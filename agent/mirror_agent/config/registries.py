@@ -22,6 +22,10 @@ PROBES = {
     "https://ghcr.io": "containerd/busybox:1.36",
 }
 
+# Upstreams that tell in the answer to a HEAD what is left of their limit on pulls, and the image to ask about.  By
+# Docker's documentation this one costs no pull (docs.docker.com, "Docker Hub pull usage and limits").
+PULL_LIMITS = {f"https://{DOCKER_REGISTRY}": "ratelimitpreview/test:latest"}
+
 LONGEST_HOST = 253  # RFC 1035 in text form
 LONGEST_DOMAIN = LONGEST_HOST - len("." + "n" * 32)  # NAME.domain must be a host name too
 

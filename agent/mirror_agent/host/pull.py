@@ -134,8 +134,11 @@ class NotThere(Trouble):
 
 def public_roots() -> str:
     """PEM of what this host trusts, for a mirror whose certificate is by a CA that readers trust already."""
-    file = ssl.get_default_verify_paths().cafile or ""
-    return (files.read(PurePosixPath(file), LARGEST_ROOTS) or b"").decode("utf-8", "replace") if file else ""
+    if (file := ssl.get_default_verify_paths().cafile) is None:
+        return ""
+    # Debian's is a link; names of CAs in comments are in any script, and ssl wants ASCII
+    found = files.read(PurePosixPath(os.path.realpath(file)), LARGEST_ROOTS) or b""
+    return found.decode("ascii", "ignore")
 
 
 class Client:

@@ -19,7 +19,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, Va
 
 from mirror_agent import messages
 from mirror_agent.host import files
-from mirror_agent.model import File, ImageName, Proof, Rollover, Suggestion, Trouble
+from mirror_agent.model import File, ImageName, Proof, PullLimit, Rollover, Suggestion, Trouble
 from mirror_agent.usage import Counters, Usage
 
 VERSION = 1
@@ -91,6 +91,21 @@ class _Suggestion(_Stored):
 class _Suggestions(_Stored):
     version: Literal[1] = 1
     mirrors: dict[_Name, _Suggestion]
+
+
+class _PullLimit(_Stored):
+    asked: AwareDatetime
+    limit: int | None
+    remaining: int
+    window: int
+    source: str
+    low: bool
+    error: str
+
+
+class _PullLimits(_Stored):
+    version: Literal[1] = 1
+    mirrors: dict[_Name, _PullLimit]
 
 
 class _Rollover(_Stored):
@@ -211,6 +226,24 @@ def save_suggestions(path: PurePosixPath, suggestions: Mapping[str, Suggestion],
         for name, each in sorted(suggestions.items())
     }
     return _save(path, _Suggestions(mirrors=stored), owner)
+
+
+def load_pull_limits(path: PurePosixPath) -> Mapping[str, PullLimit]:
+    """What upstreams said of their limits, by mirror; nothing where there is no file, or none that is understood.
+
+    Then they are asked again: it is not worth more.
+    """
+    try:
+        stored = _load(path, _PullLimits, LIMIT, "the upstreams are asked again")
+    except Trouble:
+        return {}
+    return {name: PullLimit(**dict(each)) for name, each in stored.mirrors.items()} if stored else {}
+
+
+def save_pull_limits(path: PurePosixPath, limits: Mapping[str, PullLimit], owner: int = 0) -> bool:
+    """Remember it.  True when the file was not already so."""
+    stored = {name: _PullLimit(**asdict(each)) for name, each in sorted(limits.items())}
+    return _save(path, _PullLimits(mirrors=stored), owner)
 
 
 def load_rollover(path: PurePosixPath) -> Rollover:

@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 
-from mirror_agent import eviction, pods, rollover
+from mirror_agent import eviction, pods, pull_limit, rollover
 from mirror_agent.actions import (
     ORDER,
     Action,
     AnnounceAddress,
+    AskPullLimit,
     AskRenewal,
     ClaimAddress,
     CreateAuthority,
@@ -43,7 +44,7 @@ from mirror_agent.model import (
 )
 from mirror_agent.plan.leaves import due, rollover_view, withheld
 from mirror_agent.plan.names import service_of, unit_owner, unit_services
-from mirror_agent.plan.publications import publish, publish_to_cluster, withdraw
+from mirror_agent.plan.publications import answers, publish, publish_to_cluster, withdraw
 from mirror_agent.plan.values import Desired, Observed
 from mirror_agent.usage import Usage
 
@@ -60,6 +61,7 @@ def plan(desired: Desired, observed: Observed, now: datetime) -> tuple[Action, .
             continue
         configs = there[desired.paths.mirror(mirror.name)]
         steps += _mirror(mirror, desired.pods[mirror.name], configs, desired, observed, now)
+    steps += _ask_limits(desired, observed, now)
     steps += _leftovers(desired, observed)
     steps += _reload(desired, observed, steps)
     steps += _evict(desired, observed, now)
@@ -194,6 +196,15 @@ def _run(mirror: Mirror, pod: Pod, observed: Observed) -> Iterator[Action]:
     image = next(filter(None, reversed(choice) if proof and proof.remote != mirror.remote else choice), None)
     if image and not (proof and proof.covers(mirror)) and not observed.damaged:  # no CA to trust it by
         yield ProveMirror(name, "not proved by a real pull yet", image)
+
+
+def _ask_limits(desired: Desired, observed: Observed, now: datetime) -> Iterator[Action]:
+    """Only of mirrors that serve: what asks an upstream goes the mirror's own way to it."""
+    for mirror in desired.mirrors:
+        proof, last = observed.proofs.get(mirror.name), observed.pull_limits.get(mirror.name)
+        serves = proof and proof.covers(mirror) and answers(mirror.name, observed)
+        if mirror.pull_limit and serves and pull_limit.due(last, now):
+            yield AskPullLimit(mirror.name, "some time ago" if last else "not asked yet", last.asked if last else None)
 
 
 def runs(pod: Pod, observed: Observed) -> bool:

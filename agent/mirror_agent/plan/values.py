@@ -25,6 +25,7 @@ from mirror_agent.model import (
     Pod,
     Problem,
     Proof,
+    PullLimit,
     Role,
     Rollover,
     Settings,
@@ -123,6 +124,7 @@ class Observed:
     leases: Mapping[str, IPv4Address] = field(default_factory=dict)
     accepted: Mapping[str, bytes] = field(default_factory=dict)
     proofs: Mapping[str, Proof] = field(default_factory=dict)
+    pull_limits: Mapping[str, PullLimit] = field(default_factory=dict)  # by mirror: as its upstream last said
     unwell: Mapping[str, float] = field(default_factory=dict)  # by mirror that does not answer: for how long, seconds
     cached: Mapping[str, str] = field(default_factory=dict)  # by mirror: an image that some client has pulled
     published: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)  # by target, those that can be read

@@ -48,6 +48,7 @@ from mirror_agent.actions import (
     WriteUnits,
 )
 from mirror_agent.certificates import judging, reading
+from mirror_agent.config import upstream_of
 from mirror_agent.host import (
     authorities,
     edge_cache,
@@ -242,8 +243,7 @@ def _issue(step: IssueCertificate, desired: Desired, observed: Observed, hands: 
         pair = issuers.get(order)
     issuers.put(order, pair)
     made = reading.facts(pair.certificate, pair.key)
-    text = f"has a certificate until {made.not_after:%Y-%m-%d %H:%M} UTC by {made.issuer}, serial {made.serial:x}"
-    _log.info(text, **_fields(step, desired, observed), message_id=messages.CERTIFICATE_ISSUED)
+    _log.info(reading.told(made), **_fields(step, desired, observed), message_id=messages.CERTIFICATE_ISSUED)
 
 
 def _ask_renewal(step: AskRenewal, desired: Desired, observed: Observed, hands: Hands) -> None:
@@ -490,7 +490,8 @@ def _fields(step: Action, desired: Desired, observed: Observed) -> dict[str, str
     if step.mirror:
         fields["mirror"] = step.mirror
         defined = (m.upstream for m in desired.mirrors if m.name == step.mirror)
-        fields["upstream"] = next(defined, "") or unit_upstream(step.mirror, observed.files.values())
+        known = unit_upstream(step.mirror, observed.files.values())
+        fields["upstream"] = next(defined, "") or known or upstream_of(observed.accepted.get(step.mirror, b""))
     return {key: value for key, value in fields.items() if value}
 
 

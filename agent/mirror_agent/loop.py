@@ -10,7 +10,7 @@ import json
 import queue
 import signal
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,7 +57,8 @@ class Agent:
         self._clients = Clients(paths)
         self._page = Showing()
         self._cache = CacheSettings().path
-        self._told: frozenset[Problem] = frozenset()
+        self._told: Mapping[Problem, dict[str, str]] = {}  # with the fields of its line
+        self._upstreams: Mapping[str, str] = {}  # by mirror, as last read
         self._shown = ""
         self._cluster = status.ClusterStatus()
         self._watches = Watches()
@@ -196,6 +197,7 @@ class Agent:
         memory = wish.remembered(self._paths)
         major, minor, _ = self._containers.version()
         wanted = wish.read(self._paths, memory, (major, minor))
+        self._upstreams = wanted.upstreams
         if wanted.desired is None:
             return None, None, wanted.problems
         if not self._repaired:
@@ -223,17 +225,17 @@ class Agent:
 
     def _tell(self, problems: Collection[Problem]) -> None:
         """Each problem once, when it comes, and once when it is gone."""
-        current = frozenset(problems)
-        for problem in sorted(current - self._told):
+        current = {problem: self._told.get(problem) or self._about(problem) for problem in problems}
+        for problem in sorted(current.keys() - self._told.keys()):
             kind = problem.message_id or self._kind(problem)
-            journal.get().error(str(problem), **self._about(problem), message_id=kind)
-        for problem in sorted(self._told - current):
-            journal.get().info(f"solved: {problem.file}: {problem.reason}", **self._about(problem))
+            journal.get().error(str(problem), **current[problem], message_id=kind)
+        for problem in sorted(self._told.keys() - current.keys()):
+            journal.get().info(f"solved: {problem.file}: {problem.reason}", **self._told[problem])
         self._told = current
 
-    @staticmethod
-    def _about(problem: Problem) -> dict[str, str]:
-        return {"action": "check", **({"mirror": problem.mirror} if problem.mirror else {})}
+    def _about(self, problem: Problem) -> dict[str, str]:
+        fields = {"mirror": problem.mirror, "upstream": self._upstreams.get(problem.mirror, "")}
+        return {"action": "check", **{key: value for key, value in fields.items() if value}}
 
     def _kind(self, problem: Problem) -> str:
         broken = problem.file == str(self._paths.settings)

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from mirror_agent.certificates import judging
+from mirror_agent.certificates import judging, reading
 from mirror_agent.host import authorities, files, issuers, pairs
-from mirror_agent.model import CertificateSettings, Issuer, Mirror, Paths, Trouble
+from mirror_agent.model import Certificate, CertificateSettings, Issuer, Mirror, Paths, Trouble
 from mirror_agent.plan import Desired
 
 
@@ -16,8 +16,10 @@ class Outcome(NamedTuple):
     """What became of one mirror's certificate."""
 
     mirror: str
-    why: str  # it was to be renewed, "" where it was not
-    trouble: Trouble | None
+    upstream: str
+    why: str = ""  # it was to be renewed, "" where it was not
+    made: Certificate | None = None
+    trouble: Trouble | None = None
 
 
 def renew(desired: Desired, names: Collection[str], only_due: bool) -> Iterator[Outcome]:
@@ -26,26 +28,29 @@ def renew(desired: Desired, names: Collection[str], only_due: bool) -> Iterator[
         if names and mirror.name not in names:
             continue
         try:
-            yield Outcome(mirror.name, _renew(mirror, desired, only_due), None)
+            yield _renew(mirror, desired, only_due)
         except Trouble as trouble:
-            yield Outcome(mirror.name, "", trouble)
+            yield Outcome(mirror.name, mirror.upstream, trouble=trouble)
 
 
-def _renew(mirror: Mirror, desired: Desired, only_due: bool) -> str:
+def _renew(mirror: Mirror, desired: Desired, only_due: bool) -> Outcome:
+    none = Outcome(mirror.name, mirror.upstream)
     paths, now = desired.paths, datetime.now(UTC)
     if files.folder(paths.mirror(mirror.name) / "tls") is None:
         if only_due:
-            return ""  # it never ran: the agent brings it up, with a certificate
+            return none  # it never ran: the agent brings it up, with a certificate
         raise Trouble(mirror.name, "does not run yet", "the agent makes its first certificate when it brings it up")
     last = pairs.current(paths.mirror(mirror.name) / "tls")
     settings = desired.settings.certificates
     if only_due and judging.issuer_of(mirror, settings) != Issuer.OWN:
-        return ""  # at boot there is no network yet; and what was brought does not get younger
+        return none  # at boot there is no network yet; and what was brought does not get younger
     why = _why(mirror, settings, paths, now) if only_due else "asked for"
-    if why:
-        order = issuers.Order(mirror, settings, paths, last, now, desired.leaves.get(mirror.name))
-        issuers.put(order, issuers.get(order))
-    return why
+    if not why:
+        return none
+    order = issuers.Order(mirror, settings, paths, last, now, desired.leaves.get(mirror.name))
+    pair = issuers.get(order)
+    issuers.put(order, pair)
+    return none._replace(why=why, made=reading.facts(pair.certificate, pair.key))
 
 
 def _why(mirror: Mirror, settings: CertificateSettings, paths: Paths, now: datetime) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path, PurePosixPath
 
@@ -29,6 +29,7 @@ class Wish:
 
     desired: Desired | None
     problems: tuple[Problem, ...]
+    upstreams: Mapping[str, str] = field(default_factory=dict)  # by mirror, also of those whose file has a mistake
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,8 @@ def read(
         upstream_cas=upstream_cas,
         frozen=reading.frozen | {problem.mirror for problem in more},
     )
-    return Wish(desired, (*problems, *reading.problems, *more, *missing, *unread, *brought.problems, *desired.problems))
+    found = (*problems, *reading.problems, *more, *missing, *unread, *brought.problems, *desired.problems)
+    return Wish(desired, found, reading.upstreams)
 
 
 def read_settings(paths: Paths) -> tuple[Settings | None, tuple[Problem, ...]]:

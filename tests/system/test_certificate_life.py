@@ -12,6 +12,7 @@ from appliance import AGENT_TOML, CACHE, PUBLISHED, STATE, Appliance, parts, slo
 
 CA = f"{STATE}/ca/current"
 QUAY = f"{STATE}/mirrors/quay/tls"
+ISSUED = "6a8d35f01c7b4e29b4f2907d5ec83a16"  # the MESSAGE_ID of a new certificate
 
 # A certificate as the host's CA would have issued it at another time.  Not by the agent's own code.
 _PLACE = """
@@ -94,7 +95,7 @@ def test_nobody_notices_a_renewal(two: Appliance) -> None:
     assert two.starts("quay", "ghcr") == before
     assert served(two, "ghcr") == ghcr
     lines = two.journal("MIRROR=quay", since=since)
-    (told,) = [line for line in lines if line.get("MESSAGE_ID") == "6a8d35f01c7b4e29b4f2907d5ec83a16"]
+    (told,) = [line for line in lines if line.get("MESSAGE_ID") == ISSUED]
     assert f"serial {new:x}" in told["MESSAGE"]
     assert lines[-1]["ACTION"] == "reload-edge"
 
@@ -106,8 +107,12 @@ def test_a_certificate_that_is_not_due_is_left_alone(two: Appliance) -> None:
 
 
 def test_renewing_by_hand(two: Appliance) -> None:
-    quay, ghcr = served(two, "quay"), served(two, "ghcr")
+    quay, ghcr, since = served(two, "quay"), served(two, "ghcr"), two.cursor()
     assert two.box.exec("mirror-agent", "renew", "quay").stdout == "quay: renewed (asked for)\n"
+    (line,) = two.journal("UPSTREAM=quay.io", f"MESSAGE_ID={ISSUED}", since=since)
+    assert line["MESSAGE"].startswith("quay: has a certificate until ")
+    assert line["MESSAGE"].endswith(" (asked for)")
+    assert (line["MIRROR"], line["ACTION"]) == ("quay", "issue-certificate")
     two.settle()
     assert served(two, "quay") == current(two, "quay") != quay
     assert served(two, "ghcr") == ghcr
@@ -319,7 +324,8 @@ def test_expired_at_boot_is_renewed_before_the_mirrors_serve(two: Appliance) -> 
         )
     }
     assert 0 < moments["mirror-agent-renew"] <= moments["mirror-quay-pod"]
-    said = two.box.exec("journalctl", "-b", "-u", "mirror-agent-renew", "-o", "cat").stdout
-    assert "quay: renewed (the certificate expired at" in said
+    (line,) = two.journal("UPSTREAM=quay.io", f"MESSAGE_ID={ISSUED}")
+    assert "(the certificate expired at" in line["MESSAGE"]
+    assert line["MIRROR"] == "quay"
     two.enable()
     two.serving("quay", "ghcr")

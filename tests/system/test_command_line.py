@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from appliance import AGENT_TOML, FIVE, PUBLISHED, SETTINGS, Appliance
+from appliance import AGENT_TOML, FIVE, PUBLISHED, SETTINGS, Appliance, in_order
 
 APP = "demo/app"
 
@@ -47,6 +47,45 @@ def test_one_upstream_s_story_has_what_its_pod_says(five: Appliance) -> None:
     assert registry
     said = five.box.exec("journalctl", "-b", "-u", "mirror-agent", "UPSTREAM=quay.io", "-o", "json").stdout.splitlines()
     assert len(said) == len([line for line in agent if line["_SYSTEMD_UNIT"] == "mirror-agent.service"])
+
+
+def test_one_upstream_s_story_has_its_mistakes_and_its_end(five: Appliance) -> None:
+    """From a file that is wrong at first, over a change that is refused, to the removal: all by the upstream's name."""
+    since, story = five.cursor(), ("UPSTREAM=story.example:5000",)
+    source = 'source = "story.example:5000"\nremote = "https://quay.io"\n'
+    five.define("story", f"{source}colour = 1\n")
+    five.until_said("colour: unknown key", since)
+    five.define("story", source)
+    five.serving(*FIVE, "story")
+    five.define("story", f'{source}address = "10.0.9.9"\n')
+    five.until_said("10.0.9.9 is outside", since)
+    five.remove("story")
+    five.serving(*FIVE)
+    five.settle()
+    lines = five.journal(*story, since=since)
+    assert {line["MIRROR"] for line in lines} == {"story"}
+    problem = {"ACTION": "check", "PRIORITY": "3", "MESSAGE_ID": "a4d7e6108f2b4c93a15c7b0e3f86d29a"}
+    in_order(
+        lines,
+        {**problem, "MESSAGE": "colour: unknown key"},
+        {"ACTION": "check", "MESSAGE": "solved: "},
+        {"ACTION": "read", "MESSAGE": "new definition story.toml"},
+        {"ACTION": "claim-address"},
+        {"ACTION": "start-units"},
+        {"ACTION": "prove-mirror", "MESSAGE": "serving: pulled"},
+        {**problem, "MESSAGE": "10.0.9.9 is outside"},
+        {"ACTION": "check", "MESSAGE": "solved: "},
+        {"ACTION": "read", "MESSAGE": "removed definition story.toml"},
+        {"ACTION": "stop-units"},
+        {"ACTION": "delete-file"},
+    )
+    assert [line["MESSAGE"] for line in five.journal("MIRROR=story", since=since) if "UPSTREAM" not in line] == []
+    everything = five.box.exec("journalctl", "-b", "-o", "json", f"--after-cursor={since}", *story).stdout.splitlines()
+    said = {json.loads(line).get("CONTAINER_NAME") for line in everything}
+    assert {"mirror-story-edge", "mirror-story-registry"} <= said
+    five.box.exec("mirror-agent", "purge", "story")
+    (gone,) = five.journal("ACTION=purge", since=since)
+    assert (gone["MIRROR"], "are gone" in gone["MESSAGE"]) == ("story", True)
 
 
 def test_logs_is_the_story_of_one_mirror_with_systemd_s_part(five: Appliance) -> None:

@@ -306,3 +306,32 @@ def test_what_ran_and_did_not_change_goes_on(files: dict[str, str]) -> None:
     for name, text in itertools.product(["a", "b", "c", "d"], ["wrong", 'source = "x.io"\naddress = "10.0.0.9"']):
         after = reading(running | {name: text}, running)
         assert {d for d in before.definitions if d.name != name} <= set(after.definitions)
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "upstream"),
+    [
+        (f"{QUAY}\ncolour = 1", None, "quay.io"),
+        (f'{QUAY}\naddress = "10.0.0.400"', None, "quay.io"),
+        ('source = ["registry.example:5000/team", "quay.io"]\ncolour = 1', None, "registry.example:5000/team"),
+        (QUAY, None, "quay.io"),
+        ("source =", QUAY, "quay.io"),  # what runs on
+        (f"{GCR}\ncolour = 1", QUAY, "quay.io"),
+        ("source =", None, ""),
+        ("source = 1", None, ""),
+        ("source = []", None, ""),
+        ("source = [1]", None, ""),
+        ('source = "quay.io\\nMIRROR=other"\n', None, ""),
+        ("", None, ""),
+    ],
+)
+def test_the_journal_can_name_the_upstream_of_a_file_with_a_mistake(
+    text: str, before: str | None, upstream: str
+) -> None:
+    assert reading({"quay": text}, {"quay": before} if before else None).upstreams == {"quay": upstream}
+
+
+def test_both_files_that_clash_are_part_of_their_upstream_s_story() -> None:
+    result = reading({"one": QUAY, "two": QUAY})
+    assert result.upstreams == {"one": "quay.io", "two": "quay.io"}
+    assert not result.definitions

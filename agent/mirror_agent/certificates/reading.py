@@ -13,6 +13,11 @@ from cryptography.x509.oid import NameOID
 from mirror_agent.model import Certificate, LeafKey
 
 
+def told(made: Certificate) -> str:
+    """A new certificate in words."""
+    return f"has a certificate until {made.not_after:%Y-%m-%d %H:%M} UTC by {made.issuer}, serial {made.serial:x}"
+
+
 def facts(certificate_pem: bytes, key_pem: bytes | None) -> Certificate:
     """What the first certificate of a PEM text says.  A missing or unreadable key does not match.
 

@@ -16,6 +16,8 @@ from mirror_agent.config.definition import name_of
 from mirror_agent.host import files, state
 from mirror_agent.model import Paths, Trouble
 
+GONE = "cached data, certificate and address lease are gone"
+
 
 def purge(
     names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Mirrors whose definition is gone.")],
@@ -27,6 +29,9 @@ def purge(
     paths = Paths()
     if os.geteuid() != 0:
         raise Trouble("purge", "only root may remove cached data", f"sudo mirror-agent purge {' '.join(names)}")
+    from mirror_agent.host import journal  # noqa: PLC0415 - most commands work without systemd's libraries
+
+    journal.configure(native=True)
     memory = wish.remembered(paths)
     wanted = read_files(paths)
     if wanted.desired is None:
@@ -50,6 +55,7 @@ def purge(
                     shutil.rmtree(folder)
             state.drop_proof(paths.proofs, name)
             state.save_leases(paths.leases, {n: a for n, a in state.load_leases(paths.leases).items() if n != name})
-            sys.stdout.write(f"{name}: cached data, certificate and address lease are gone\n")
+            sys.stdout.write(f"{name}: {GONE}\n")
+            journal.get().info(GONE, mirror=name, action="purge")
     if failed:
         raise typer.Exit(PROBLEM)

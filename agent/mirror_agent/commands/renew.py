@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 
-from mirror_agent import renewal
+from mirror_agent import messages, renewal
+from mirror_agent.certificates import reading
 from mirror_agent.commands.common import PROBLEM, complain, nudge, read_files
 from mirror_agent.model import Paths, Trouble
+from mirror_agent.status import ISSUING
 
 
 def renew(
@@ -28,11 +31,28 @@ def renew(
     unknown = [name for name in names or () if name not in known]
     complain(f"{name}: there is no such mirror (mirror-agent check shows them)" for name in unknown)
     outcomes = tuple(renewal.renew(wanted.desired, names or (), due)) if not unknown else ()
-    for outcome in outcomes:
-        if outcome.why:
-            sys.stdout.write(f"{outcome.mirror}: renewed ({outcome.why})\n")
-    complain(f"{outcome.mirror}: {outcome.trouble}" for outcome in outcomes if outcome.trouble)
+    _record(outcomes, by_hand=not due)
+    if not due:
+        for outcome in outcomes:
+            if outcome.why:
+                sys.stdout.write(f"{outcome.mirror}: renewed ({outcome.why})\n")
+        complain(f"{outcome.mirror}: {outcome.trouble}" for outcome in outcomes if outcome.trouble)
     if not due and any(outcome.why for outcome in outcomes):
         nudge()
     if unknown or any(outcome.trouble for outcome in outcomes):
         raise typer.Exit(PROBLEM)
+
+
+def _record(outcomes: Iterable[renewal.Outcome], by_hand: bool) -> None:
+    """The journal's story has these renewals too.  At boot it is all that is said."""
+    from mirror_agent.host import journal  # noqa: PLC0415 - most commands work without systemd's libraries
+
+    journal.configure(native=by_hand)
+    for outcome in outcomes:
+        log = journal.get(mirror=outcome.mirror, upstream=outcome.upstream, action=ISSUING)
+        if outcome.made:
+            text = f"{reading.told(outcome.made)} ({outcome.why})"
+            log.info(text, message_id=messages.CERTIFICATE_ISSUED)
+        if outcome.trouble:
+            kind = outcome.trouble.message_id or messages.RENEWAL_FAILED
+            log.error(f"could not renew: {outcome.trouble}", message_id=kind)

@@ -3,8 +3,8 @@
 The values of definitions and settings are untrusted text: what comes out of here holds whitelisted characters only.
 """
 
-from mirror_agent.config.definition import parse_definition
+from mirror_agent.config.definition import parse_definition, upstream_of
 from mirror_agent.config.selection import Reading, select
 from mirror_agent.config.settings import parse_settings
 
-__all__ = ["Reading", "parse_definition", "parse_settings", "select"]
+__all__ = ["Reading", "parse_definition", "parse_settings", "select", "upstream_of"]

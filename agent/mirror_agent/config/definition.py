@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from mirror_agent.config import registries, values
-from mirror_agent.config.toml import LARGEST_FILE, Table, parse
+from mirror_agent.config.toml import LARGEST_FILE, Table, load, parse
 from mirror_agent.config.words import Mistake, kind, plain, safe, shown, text
 from mirror_agent.model import Candidate, Definition, Policy, Problem, Settings, Tls, served
 
@@ -255,6 +255,15 @@ def parse_definition(
         return None, tuple(sorted({*facts, *problems}))
     assert table.remote is not None  # noqa: S101 - only without a valid source
     return _definition(name, file, table, table.remote), ()
+
+
+def upstream_of(content: bytes) -> str:
+    """The upstream that a text names, also one with mistakes elsewhere; "" where that cannot be read."""
+    try:
+        sources = _as_list(load(content).get("source"))
+        return registries.source(plain(sources[0])) if isinstance(sources, list) and sources else ""
+    except Mistake:
+        return ""
 
 
 def _bad_name(file: str, path: str) -> Problem:

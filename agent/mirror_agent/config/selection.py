@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
-from mirror_agent.config.definition import is_leftover, name_of, parse_definition
+from mirror_agent.config.definition import is_leftover, name_of, parse_definition, upstream_of
 from mirror_agent.model import Candidate, Definition, Problem, Settings
 
 MOST = 250  # definitions; one host's pods, and one folder's daemon-reload, have an end (host.md, "Cost to expect")
@@ -21,6 +21,7 @@ class Reading:
     problems: tuple[Problem, ...]
     accepted: Mapping[str, bytes]  # by name: the exact text to fall back to when the file turns bad
     frozen: frozenset[str] = frozenset()  # there is a file, but no text of it can be in force: leave what runs alone
+    upstreams: Mapping[str, str] = field(default_factory=dict)  # by name, of all whose file says so, good or bad
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,14 @@ def select(
     new: dict[str, _Text] = {}
     old: dict[str, _Text] = {}
     files: dict[str, str] = {}  # by name, of all that are there, good or bad
+    upstreams: dict[str, str] = {}
     for candidate in _first_of_each(candidates):
         definition, found = parse_definition(candidate, settings, owner)
         problems.update(found)
         if (name := name_of(candidate.path)) is None:
             continue
         files[name] = candidate.path
+        upstreams[name] = upstream_of(candidate.content) or upstream_of(accepted.get(name, b""))
         if definition:
             new[name] = _Text(definition, candidate.content)
         if name in accepted and (text := _fallback(candidate, accepted[name], new.get(name), settings)):
@@ -76,6 +79,7 @@ def select(
             if name in chosen or name in accepted
         },
         frozen=frozenset(files.keys() - chosen.keys()),
+        upstreams=upstreams | {name: text.definition.sources[0] for name, text in chosen.items()},
     )
 
 

@@ -55,7 +55,7 @@ def parse[T: Table](
 ) -> tuple[T | None, tuple[Problem, ...]]:
     """A file as a table of this schema, or None and every mistake.  Never raises on any content."""
     try:
-        raw = _load(content)
+        raw = load(content)
     except Mistake as mistake:
         return None, (Problem(file, "", mistake.reason, mistake.hint, mirror),)
     try:
@@ -77,7 +77,7 @@ def _table(field: FieldInfo) -> type[BaseModel] | None:
     return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
 
 
-def _load(content: bytes) -> dict[str, Any]:
+def load(content: bytes) -> dict[str, Any]:
     """Bytes as TOML.  Raises Mistake."""
     if len(content) > LARGEST_FILE:
         raise Mistake(f"is larger than {LARGEST_FILE // 2**10} KiB", "a definition has a dozen lines")

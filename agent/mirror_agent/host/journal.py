@@ -37,9 +37,12 @@ def get(**fields: Any) -> FilteringBoundLogger:
     return cast("FilteringBoundLogger", structlog.get_logger(**fields))
 
 
-def configure(debug: bool = False) -> None:
-    """Send all logging, that of libraries too (from warnings on), to the journal or to standard error."""
-    journal = _is_journal(os.environ.get("JOURNAL_STREAM", ""))
+def configure(debug: bool = False, native: bool = False) -> None:
+    """Send all logging, that of libraries too (from warnings on), to the journal or to standard error.
+
+    `native`: to the journal in any case; what a command did by hand is part of the story.
+    """
+    journal = native or _is_journal(os.environ.get("JOURNAL_STREAM", ""))
     processors: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

@@ -17,7 +17,7 @@ CA_FILE = "/etc/mirror-agent/tls/company.crt"
 WITH_CA = f'source = "quay.io"\n[cache]\nfresh = "1s"\n[upstream]\nca = "{CA_FILE}"\npull_limit = true\n'
 PROXY = f"http://{WAN_INTERNET}:3128"
 RATE = 4 * MB  # bytes per second
-UNSEEN = ("ca/before", "ca/after", "ca/old", "ca/new", "ca/nonsense", "ca/gone")
+UNSEEN = ("ca/before", "ca/after", "ca/old", "ca/new", "ca/nonsense", "ca/gone", "proxy/host")
 LAYERS: dict[str, str] = {}  # of those images, by repository
 AHEAD = 12 * MB  # bytes of one download that may wait in buffers
 
@@ -166,6 +166,22 @@ def test_a_mirror_with_a_proxy_asks_nobody_else(two: Appliance) -> None:
         assert after[host] == before[host]
     assert after["total"].rx - before["total"].rx > weight(image)
     assert two.starts("quay") == quay
+
+
+def test_a_proxy_of_the_host_is_none_of_the_mirror_s(two: Appliance) -> None:
+    """systemd's environment goes to all services, and podman would hand it on: to a proxy that is not there."""
+    two.define("quay", 'source = "quay.io"\n[cache]\nfresh = "1s"\n')
+    two.serving("quay", "docker")
+    two.sh("systemctl set-environment HTTPS_PROXY=http://127.0.0.1:9 https_proxy=http://127.0.0.1:9")
+    try:
+        two.box.exec("systemctl", "restart", "mirror-quay-pod")
+        two.wait(lambda: status(two, "quay", "/v2/") == "200", 20, "the mirror after its restart")
+        assert fetched(two, "proxy/host") == "200"
+        variables = "cat /proc/$(podman inspect -f '{{.State.Pid}}' mirror-quay-%s)/environ"
+        for role in ("edge", "registry"):
+            assert "proxy" not in two.sh(variables % role).lower()
+    finally:
+        two.sh("systemctl unset-environment HTTPS_PROXY https_proxy")
 
 
 # --- a bandwidth

@@ -170,8 +170,13 @@ def test_a_mirror_that_says_nothing_of_its_way_out_has_nothing_of_it() -> None:
     """So one that is added later restarts no other mirror."""
     pod = render()
     units = "".join(file.content.decode() for file in pod.units)
-    assert not re.search(r"SSL_CERT|_PROXY|http-proxy|\btc\b", units)
+    assert not re.search(r"SSL_CERT|_PROXY|\btc\b", units)
     assert {file.path.name for file in pod.configs} == {"nginx.conf", "config.yml", "credentials"}
+
+
+def test_the_host_s_proxy_variables_reach_no_container() -> None:
+    for unit in ("mirror-quay-edge.container", "mirror-quay-registry.container"):
+        assert "--http-proxy=false" in values(render().units, unit, "PodmanArgs")
 
 
 def test_the_way_out_reaches_the_units() -> None:

@@ -18,7 +18,7 @@ from mirror_agent.usage import Usage
 
 ISSUING = "issue-certificate"  # the step whose failure is a certificate's
 UNREAD = "waits: it cannot be read"  # of a cluster
-VERSION = 1  # of the JSON form; a change that readers must know of raises it
+VERSION = 1  # of the JSON forms, docs/json.md; raised when a key goes away or comes to mean something else
 
 
 class State(StrEnum):

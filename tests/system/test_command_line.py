@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from appliance import AGENT_TOML, FIVE, PUBLISHED, SETTINGS, Appliance, in_order
+from schema import conforms
 
 APP = "demo/app"
 
@@ -115,6 +117,25 @@ def test_publish_prints_both_mirror_sets_as_one_stream(five: Appliance) -> None:
     said = five.box.exec("mirror-agent", "publish", "--format", "openshift").stdout
     assert said.split("---\n") == [five.published(f"image-{kind}-mirror-set.yaml") for kind in ("digest", "tag")]
     assert five.box.exec("mirror-agent", "publish", "--format", "nonsense", check=False).returncode == 2
+
+
+def test_json_is_as_documented(five: Appliance) -> None:
+    """What check and preview print needs no host: tests/unit."""
+
+    def said(*words: str) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(five.box.exec("mirror-agent", *words, "--json", check=False).stdout)
+        return answer
+
+    more = "/etc/mirror-agent/more"
+    five.sh(f"mkdir {more} && cp {five.examples}/quay.toml {more}/")
+    five.pull(f"quay.io/{APP}:1.0")
+    conforms("warm", said("warm", f"quay.io/{APP}:1.0"))
+    conforms("cache", said("cache", "quay"))
+    conforms("ca show", said("ca", "show"))
+    conforms("status", said("status"), whole=False)  # neither problems nor failures
+    conforms("plan", said("plan", "--definitions", more))
+    conforms("plan", said("plan"), whole=False)
+    five.sh(f"rm -r {more}")
 
 
 def test_completion_offers_commands_options_and_mirrors(five: Appliance) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mirror_agent import __version__
+from schema import conforms
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = """
@@ -122,7 +123,7 @@ def test_check_json_has_this_shape(folder: Path) -> None:
     done = mirror_agent("check", "--json", *where(folder))
     assert (done.returncode, done.stderr) == (1, "")
     told = json.loads(done.stdout)
-    assert list(told) == ["mirrors", "problems", "unread"]
+    assert list(told) == ["version", "mirrors", "problems", "unread"]
     assert all(list(problem) == ["file", "key", "reason", "hint"] for problem in told["problems"])
     assert {problem["key"] for problem in told["problems"]} == {"source", "colour"}
     (quay,) = told["mirrors"]
@@ -132,6 +133,20 @@ def test_check_json_has_this_shape(folder: Path) -> None:
     )
     assert good.returncode == 0
     assert len(json.loads(good.stdout)["mirrors"]) == 5
+
+
+def test_check_json_is_as_documented(folder: Path) -> None:
+    break_it(folder)
+    conforms("check", json.loads(mirror_agent("check", "--json", *where(folder)).stdout), whole=False)
+    (folder / "definitions" / "full.toml").write_text(
+        'source = "ghcr.io"\nprobe = "a/b:1"\nallow = ["a/*"]\n[cache]\nkeep = "9d"\n[upstream]\n'
+        'credentials = "/etc/mirror-agent/a"\nca = "/etc/mirror-agent/tls/a"\n'
+        'proxy = "http://proxy.example:3128"\nbandwidth = "9MB/s"\n'
+        '[tls]\ncertificate = "/etc/mirror-agent/tls/a"\nkey = "/etc/mirror-agent/tls/b"\n'
+    )
+    (told,) = [json.loads(mirror_agent("check", "--json", *where(folder)).stdout)]
+    assert [mirror["name"] for mirror in told["mirrors"]] == ["full", "quay"]
+    conforms("check", told)
 
 
 def test_a_brought_certificate_is_in_the_json_and_not_looked_for_elsewhere(folder: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import typer.main
 
 from mirror_agent import __version__, cli
+from schema import PAGE, VERSION, forms
 
 REPO = Path(__file__).resolve().parents[2]
 PAGES = sorted([*REPO.glob("*.md"), *REPO.glob("docs/*.md"), *REPO.glob("tests/box/*.md")])
@@ -105,6 +106,15 @@ def test_every_command_explains_itself() -> None:
         assert command.help, name
         silent = [parameter.name for parameter in command.params if not getattr(parameter, "help", "")]
         assert not silent, f"{name}: {silent} without help"
+
+
+def test_json_is_documented_for_every_command_that_has_it() -> None:
+    flat = {name: command for name, command in COMMANDS.items() if not hasattr(command, "commands")}
+    for group, command in COMMANDS.items():
+        flat |= {f"{group} {name}": each for name, each in getattr(command, "commands", {}).items()}
+    assert {name for name, each in flat.items() if any("--json" in p.opts for p in each.params)} == forms().keys()
+    assert all(form["version"] == {"number"} for form in forms().values())
+    assert f"of this page's form, {VERSION}." in " ".join(PAGE.read_text().split())
 
 
 def test_every_page_is_reached_from_the_readme() -> None:

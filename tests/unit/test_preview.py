@@ -13,6 +13,7 @@ import yaml
 
 from mirror_agent import cli
 from mirror_agent.openshift import conf
+from schema import conforms
 
 RECIPE = Path(__file__).parents[1] / "golden" / "recipe"
 OURS = ("--settings", str(RECIPE / "agent.toml"), "--definitions", str(RECIPE / "definitions"))
@@ -60,7 +61,9 @@ def test_json_has_exactly_the_shape_that_was_promised(run: Run, tmp_path: Path) 
     after = written(tmp_path / "a.yaml", mirror_set("a", "quay.lan"))
     digest = "quay.io/a@sha256:" + "a" * 64
     found = run.json("--after", after, "nginx", digest)
+    conforms("preview", found)
     assert found == {
+        "version": 1,
         "accepted": True,
         "reason": None,
         "cost": "reload",

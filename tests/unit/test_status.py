@@ -12,6 +12,7 @@ from simulator import GHCR, NOW, QUAY, SETTINGS, TARGET, Host, Written, one_roun
 from mirror_agent import actions, plan, status
 from mirror_agent.model import Problem
 from mirror_agent.status import Failure, State, Status
+from schema import conforms
 
 BOTH = Written({"quay": QUAY, "ghcr": GHCR})
 FAILED = Failure("quay", "claim-address", "10.0.0.4: is taken by 02:00:00:00:00:01", NOW + timedelta(seconds=2))
@@ -133,7 +134,7 @@ def test_the_publication_in_words() -> None:
 def test_json_is_plain_and_complete() -> None:
     shown = described(running(), BOTH, (FAILED,), (PROBLEM,))
     plain = json.loads(json.dumps(shown.as_json()))
-    assert plain["version"] == status.VERSION
+    conforms("status", plain)
     assert list(plain)[:2] == ["version", "line"]
     assert plain["line"] == shown.line
     quay = plain["mirrors"][1]

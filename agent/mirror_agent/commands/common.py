@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mirror_agent import wish
+from mirror_agent import status, wish
 from mirror_agent.model import Paths, Problem, Trouble
 
 DONE, PROBLEM, USAGE = 0, 1, 2  # exit codes
+JSON_VERSION = status.VERSION  # of all that --json prints
 NEWEST_PODMAN = (5, 4)  # what `render` assumes where there is no podman: the version that everything is tested with
 
 SettingsOption = Annotated[Path | None, typer.Option("--settings", metavar="FILE", help="Read these settings instead.")]
@@ -35,7 +36,7 @@ def mirrors() -> list[str]:
 
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The mirror.", autocompletion=mirrors)]
-JsonOption = Annotated[bool, typer.Option("--json", help="For machines.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="For machines: docs/json.md.")]
 
 # --- what people see -----------------------------------------------------------------------------------------
 
@@ -62,8 +63,8 @@ def complain(texts: Iterable[str]) -> None:
 
 
 def show_json(value: dict[str, Any]) -> None:
-    """An answer for machines, to standard output; addresses and paths as text."""
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+    """An answer for machines, to standard output, in a form of docs/json.md; addresses and paths as text."""
+    sys.stdout.write(json.dumps({"version": JSON_VERSION, **value}, indent=2, default=str) + "\n")
 
 
 def counted(number: int, what: str) -> str:

@@ -164,11 +164,13 @@ def test_an_older_agent_refuses_newer_state_and_says_so(five: Appliance, release
         rpm(five, "--upgrade", file=releases[LATER])
         five.wait(lambda: running(five) == LATER, 20, "the newer agent")
         five.serving(*FIVE)
+    starts, addresses = five.starts(*FIVE), five.hosts()
     five.define("extra", 'source = "extra.example"\nremote = "https://quay.io"\n')
     five.wait(lambda: json.loads(five.sh(f"cat {STATE}/leases.json"))["version"] == 2, 20, "state of another form")
     five.remove("extra")
     five.serving(*FIVE)
     five.settle()
+    assert (five.starts(*FIVE), five.hosts()) == (starts, addresses), "what was remembered is still known in that form"
 
     since = five.cursor()
     remembered = five.sh(f"sha256sum {STATE}/leases.json {STATE}/proofs.json")

@@ -15,8 +15,21 @@ import mirror_agent
 SPEC = (REPO / "packaging/mirror-agent.spec").read_text()
 LIBRARY = "usr/lib/mirror-agent"
 
-# What pyproject.toml calls it → what Fedora and EPEL do; structlog is bundled.
-FEDORA = {"pyyaml": "python3-pyyaml", "systemd-python": "python3-systemd"}
+# What pyproject.toml calls it → what Fedora and EPEL do; these two are bundled.
+BUNDLED = ("pydbus", "structlog")
+FEDORA = {
+    "prometheus-client": "python3-prometheus_client",
+    "pyyaml": "python3-pyyaml",
+    "systemd-python": "python3-systemd",
+}
+
+# What Fedora's macros of these names do, in short; pyproject-rpm-macros itself is no package of Debian's.
+MACROS = {
+    "_pyproject_wheeldir": "%{_builddir}/pyproject-wheeldir",
+    "pyproject_buildrequires(R)": "%{!-R:false}\ntest -f pyproject.toml && echo 'python3dist(setuptools) >= 68'",
+    "pyproject_wheel()": "python3 -m pip wheel --wheel-dir %{_pyproject_wheeldir} "
+    "--no-deps --use-pep517 --no-build-isolation --no-index .",
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +60,21 @@ def installed(tmp_path_factory: pytest.TempPathFactory, made: Path) -> Path:
     folder = tmp_path_factory.mktemp("installed")
     subprocess.run([REPO / "packaging/install", folder, made], check=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def by_macros(tmp_path_factory: pytest.TempPathFactory, wheels: Path) -> Built:
+    """The packages as a distribution with pyproject macros builds them: these do what Fedora's do."""
+    [archive] = Path("/usr/share/python-wheels").glob("setuptools-*.whl")
+    setuptools = tmp_path_factory.mktemp("setuptools")
+    subprocess.run(["python3", "-m", "zipfile", "-e", archive, setuptools], check=True)
+    tree, target = copy_of_tree(tmp_path_factory.mktemp("tree")), tmp_path_factory.mktemp("rpm")
+    return build(tree, target, wheels, *defined(fedora="42"), PYTHONPATH=str(setuptools))
+
+
+def defined(**distribution: str) -> list[str]:
+    """Options of rpm: pyproject macros, and whose they are."""
+    return [word for name, body in {**MACROS, **distribution}.items() for word in ("--define", f"{name} {body}")]
 
 
 def query(package: Path, *arguments: str) -> list[str]:
@@ -85,11 +113,34 @@ def test_it_has_what_install_lays_down(built: Built, installed: Path) -> None:
         for line in query(built.rpm, "--queryformat", "[%{FILEMODES:perms} %{FILENAMES}\n]")
         if not line.startswith("d")
     }
-    ours = {name for name in packed if not name.startswith(f"{LIBRARY}/structlog")}
+    ours = {name for name in packed if not name.startswith(tuple(f"{LIBRARY}/{bundled}" for bundled in BUNDLED))}
     assert {name for name in ours if not name.endswith(".pyc")} == laid
     sources = {name for name in packed if name.endswith(".py")}
     compiled = {re.sub(r"__pycache__/(.+)\.cpython-\d+\.pyc$", r"\1.py", n) for n in packed if n.endswith(".pyc")}
     assert compiled == sources
+
+
+def test_with_pyproject_macros_the_package_is_the_same(built: Built, by_macros: Built) -> None:
+    """File by file, with the same bytes and modes, and the same relations to other packages."""
+    for facts in (
+        "[%{FILEMODES:perms} %{FILEDIGESTS} %{FILENAMES}\n]",
+        "[%{REQUIRENEVRS}\n]",
+        "[%{PROVIDENEVRS}\n]",
+    ):
+        assert query(by_macros.rpm, "--queryformat", facts) == query(built.rpm, "--queryformat", facts)
+    wanted = query(by_macros.source, "--requires")
+    assert {"pyproject-rpm-macros", "python3-devel"} <= set(wanted)
+    assert not [line for line in query(built.source, "--requires") if "pyproject" in line or "devel" in line]
+
+
+@pytest.mark.parametrize("distribution", [{"fedora": "42"}, {"fedora": "43"}, {"rhel": "10"}])
+def test_fedora_and_el_read_the_spec(distribution: dict[str, str]) -> None:
+    """As far as it can be seen without them: their macros are asked for, and no macro is left unknown."""
+    command: list[str | Path] = ["rpmspec", "--parse", *defined(**distribution), REPO / "packaging/mirror-agent.spec"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"^BuildRequires: +pyproject-rpm-macros$", text, re.MULTILINE)
+    assert "pip wheel" in text
+    assert "%{" not in text
 
 
 def test_modes_and_owners(built: Built) -> None:
@@ -134,17 +185,16 @@ def test_it_requires_the_libraries_of_pyproject_with_their_versions(built: Built
     required = query(built.rpm, "--requires")
     for dependency in (*project["dependencies"], "python" + project["requires-python"]):
         name, floor = re.fullmatch(r"([\w-]+)(?:>=([\d.]+))?", dependency.replace(" ", "")).groups()  # type: ignore[union-attr]
-        if name == "structlog":
-            assert any(line.startswith("bundled(python3dist(structlog)) = ") for line in query(built.rpm, "--provides"))
+        if name in BUNDLED:
             continue
         package = "python3" if name == "python" else FEDORA.get(name.lower(), f"python3-{name.lower()}")
-        assert f"{package} >= {floor}" if floor else package in required, package
+        assert (f"{package} >= {floor}" if floor else package) in required
 
 
-def test_the_bundled_version_is_that_of_the_pinned_wheel(built: Built) -> None:
-    pinned = re.search(
-        r"^structlog==(\S+) --hash=sha256:[0-9a-f]{64}$", (REPO / "packaging/bundled.txt").read_text(), re.M
-    )
-    assert pinned
-    assert f"bundled(python3dist(structlog)) = {pinned[1]}" in query(built.rpm, "--provides")
-    assert f"%global structlog {pinned[1]}\n" in SPEC
+def test_the_bundled_versions_are_those_of_the_pinned_wheels(built: Built) -> None:
+    pins = re.findall(r"^(\w+)==(\S+) --hash=sha256:[0-9a-f]{64}$", (REPO / "packaging/bundled.txt").read_text(), re.M)
+    assert [name for name, _ in pins] == sorted(BUNDLED)
+    provided = query(built.rpm, "--provides")
+    for name, version in pins:
+        assert f"bundled(python3dist({name})) = {version}" in provided
+        assert f"%global {name} {version}\n" in SPEC

@@ -20,9 +20,11 @@ class Built:
     source: Path
 
 
-def build(tree: Path, target: Path, wheels: Path, **environment: str) -> Built:
-    """Build the packages of a tree, without the network."""
-    subprocess.run([tree / "packaging/make-rpm", target, wheels], env={**os.environ, **environment}, check=True)
+def build(tree: Path, target: Path, wheels: Path, *options: str, **environment: str) -> Built:
+    """Build the packages of a tree, without the network; options are rpmbuild's."""
+    subprocess.run(
+        [tree / "packaging/make-rpm", target, wheels, *options], env={**os.environ, **environment}, check=True
+    )
     [rpm], [source] = target.glob("*.noarch.rpm"), target.glob("*.src.rpm")
     return Built(rpm, source)
 

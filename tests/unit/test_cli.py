@@ -243,3 +243,35 @@ def test_status_without_an_agent_says_so_and_is_1() -> None:
     done = mirror_agent("status")
     assert (done.returncode, done.stdout) == (1, "")
     assert "it has not said anything yet" in done.stderr
+
+
+EVERYTHING = [
+    ["plan"],
+    ["status"],
+    ["publish", "--format", "hosts"],
+    ["purge", "quay"],
+    ["renew"],
+    ["ca", "show"],
+    ["ca", "export"],
+    ["ca", "roll"],
+    ["cache"],
+    ["warm", "quay.io/podman/hello:latest"],
+    ["release", "friday"],
+]
+HELPS = ("sudo mirror-agent", "systemctl", "install python3-", "agent.toml", "mirror-agent cache")
+
+
+def test_where_nothing_of_it_is_there_each_command_says_what_is_missing() -> None:
+    """Neither settings nor systemd, podman and their libraries: one or two lines, no traceback."""
+    for words, code, out, error in one_by_one(EVERYTHING):
+        assert (code, out, len(error.splitlines()) in (1, 2)) == (1, "", True), (words, error)
+        assert any(each in error for each in HELPS), (words, error)
+
+
+def test_logs_without_systemd_says_so() -> None:
+    entry = [sys.executable, "-B", "-c", ENTRY, "logs", "quay"]
+    done = subprocess.run(
+        entry, env={**ENVIRONMENT, "PATH": "/nonexistent"}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "journalctl: cannot be run: No such file or directory (this host has no systemd)\n"

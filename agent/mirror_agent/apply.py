@@ -315,7 +315,8 @@ def _remember(step: Remember, desired: Desired, observed: Observed) -> None:
     for name in sorted(name for name in {*before, *step.accepted} if before.get(name) != step.accepted.get(name)):
         what = "new" if name not in before else "changed" if name in step.accepted else "removed"
         fields = {**_fields(replace(step, mirror=name), desired, observed), "action": "read"}
-        _log.info(f"{what} definition {name}.toml", **fields)
+        kept = "; its cached images and its address are kept until `mirror-agent purge`" if what == "removed" else ""
+        _log.info(f"{what} definition {name}.toml{kept}", **fields)
     proofs = state.load_proofs(paths.proofs)
     state.save_proofs(paths.proofs, {n: p for n, p in proofs.items() if n in step.accepted or n in desired.frozen})
     state.save_leases(paths.leases, step.leases)

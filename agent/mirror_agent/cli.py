@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
+import typer.core
 from typer._completion_classes import completion_init
 
 from mirror_agent import __version__
@@ -29,14 +31,32 @@ from mirror_agent.model import Trouble
 
 PROGRAM, COMPLETE = "mirror-agent", "_MIRROR_AGENT_COMPLETE"  # by which shells ask for what could be typed
 
+typer.core.rich = None  # type: ignore[assignment,attr-defined] # with it typer 0.15 escapes brackets that nothing unescapes
+
 app = typer.Typer(
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,  # plain: the frames of rich's help are wider than what they frame
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Pull-through registry mirrors, driven by files in /etc/mirror-agent.d.",
-    epilog="Exit codes: 0 done, 1 a problem was found, 2 wrong usage.  "
-    "Definitions and settings: /usr/share/doc/mirror-agent/docs/configuration.md",
+    epilog="Exit codes: 0 done, 1 a problem was found, 2 wrong usage.  Manual: man mirror-agent",
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _asked: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()

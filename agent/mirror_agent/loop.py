@@ -165,7 +165,8 @@ class Agent:
                 return UNSETTLED_SECONDS
             if desired is None or observed is None:
                 self._tell(problems)
-                self._hold(f"everything stays as it is: {len(problems)} mistakes in {self._paths.settings}", problems)
+                number = f"{len(problems)} mistake{'s' if len(problems) > 1 else ''}"
+                self._hold(f"everything stays as it is: {number} in {self._paths.settings}", problems)
                 return LOOK_SECONDS
             now = datetime.now(UTC)
             problems = (*problems, *plan.problems(desired, observed, now))
@@ -230,7 +231,7 @@ class Agent:
             kind = problem.message_id or self._kind(problem)
             journal.get().error(str(problem), **current[problem], message_id=kind)
         for problem in sorted(self._told.keys() - current.keys()):
-            journal.get().info(f"solved: {problem.file}: {problem.reason}", **self._told[problem])
+            journal.get().info(f"solved: {replace(problem, hint='')}", **self._told[problem])
         self._told = current
 
     def _about(self, problem: Problem) -> dict[str, str]:

@@ -23,9 +23,9 @@ class Outcome(NamedTuple):
 
 
 def renew(desired: Desired, names: Collection[str], only_due: bool) -> Iterator[Outcome]:
-    """Renew the certificates of these mirrors (none named: of all), or only those that are due."""
+    """Renew the certificates of these mirrors, or only those that are due."""
     for mirror in desired.mirrors:
-        if names and mirror.name not in names:
+        if mirror.name not in names:
             continue
         try:
             yield _renew(mirror, desired, only_due)

@@ -89,7 +89,7 @@ def read_settings(paths: Paths) -> tuple[Settings | None, tuple[Problem, ...]]:
     """agent.toml alone; None where there is none, or a mistake in it.  Raises Trouble where it cannot be read."""
     content = files.read(paths.settings, SETTINGS_LIMIT)
     if content is None:
-        hint = "copy it from /usr/share/doc/mirror-agent/ and set domain and [network]"
+        hint = "`mirror-agent init` writes them"
         return None, (Problem(str(paths.settings), "", "there are no settings", hint),)
     return config.parse_settings(str(paths.settings), content)
 

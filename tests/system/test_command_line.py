@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -100,7 +101,46 @@ def test_logs_is_the_story_of_one_mirror_with_systemd_s_part(five: Appliance) ->
     ):
         assert part in said, part
     assert "ghcr" not in said.replace("ghcr.io/v2", "")
+    assert " podman[" not in said  # its own event log
+    last = five.box.exec("mirror-agent", "logs", "quay", "--lines", "1", "--json").stdout
+    assert json.loads(last)["__CURSOR"]
+    unknown = five.box.exec("mirror-agent", "logs", "nobody", check=False)
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "there is no such mirror" in unknown.stderr
     assert five.box.exec("mirror-agent", "logs", "../etc", check=False).returncode == 2
+
+
+def test_a_name_that_is_no_mirror_s_is_refused_alike(five: Appliance) -> None:
+    said = {five.box.exec("mirror-agent", word, "nobody", check=False).stderr for word in ("renew", "cache")}
+    assert said == {"nobody: there is no such mirror (mirror-agent status shows them)\n"}
+
+
+def test_what_a_command_does_is_in_the_story(five: Appliance) -> None:
+    since = five.cursor()
+    five.box.exec("mirror-agent", "renew", "quay")
+    line = five.until_said("has a certificate until", since)
+    assert (line["MIRROR"], line["UPSTREAM"], line["ACTION"]) == ("quay", "quay.io", "issue-certificate")
+    assert line["MESSAGE"].endswith("(asked for)")
+    assert "Subject: Mirror quay has a new certificate" in explained(five, since, "MIRROR=quay")
+
+
+def test_what_a_person_sees_fits_a_terminal_of_80_columns(five: Appliance) -> None:
+    for words in ("status", "cache", "ca show", "check", "plan"):
+        command = f"stty columns 80; mirror-agent {words}"
+        said = five.box.exec("script", "--quiet", "--return", "--command", command, "/dev/null").stdout
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", said).splitlines()
+        assert [line for line in lines if len(line) > 80 and "SHA-256" not in line] == [], words
+        assert not words.startswith("s") or sum(line.startswith("registry-k8s ") for line in lines) == 3
+
+
+def test_status_waits_for_an_agent_that_starts_and_says_when_there_is_none(five: Appliance) -> None:
+    five.box.exec("systemctl", "stop", "mirror-agent")
+    stopped = five.box.exec("mirror-agent", "status", check=False)
+    assert (stopped.returncode, stopped.stdout) == (1, "")
+    assert "does not run; mirrors that run go on (systemctl start mirror-agent)" in stopped.stderr
+    said = five.sh("systemctl start --no-block mirror-agent && mirror-agent status", check=False)
+    assert "quay.mirror.lan" in said
+    five.serving(*FIVE)
 
 
 @pytest.mark.parametrize(

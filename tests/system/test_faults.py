@@ -52,7 +52,8 @@ def test_an_address_that_another_machine_has_is_not_claimed(one: Appliance, othe
     row = one.mirror("docker")
     assert row["state"] == "failed"
     assert other_machine in row["reason"]
-    assert other_machine in one.box.exec("mirror-agent", "status", check=False).stdout
+    told = one.box.exec("mirror-agent", "status", check=False)
+    assert (told.returncode, other_machine in told.stderr) == (1, True)
     assert one.starts("docker") == {}
     assert "docker" not in one.published("hosts")
 

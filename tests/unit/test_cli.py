@@ -239,10 +239,34 @@ def test_help_names_every_command_and_the_exit_codes() -> None:
     assert all(len(out.splitlines()) > 4 for _, _, out, _ in each)
 
 
+def test_help_fits_a_terminal_of_80_columns_and_tells_each_command_in_one_line() -> None:
+    (_, _, overview, _), *each = one_by_one([["--help"], *([*words, "--help"] for words in every_command())])
+    assert "..." not in overview.partition("Commands:")[2]
+    for words, _, out, _ in [*each, (["--help"], 0, overview, "")]:
+        assert max(map(len, out.splitlines())) <= 80, words
+        assert "None" not in out, words  # a default that is none
+        assert "\\" not in out, words  # what is escaped for nobody
+
+
+def every_command() -> list[list[str]]:
+    (_, _, out, _), (_, _, ca, _) = one_by_one([["--help"], ["ca", "--help"]])
+    named = [[line.split()[0] for line in text.partition("Commands:\n")[2].split("\n\n")[0].splitlines()]
+             for text in (out, ca)]  # fmt: skip
+    assert len(named[0]) > 10
+    return [[name] for name in named[0]] + [["ca", name] for name in named[1]]
+
+
+def test_version_and_help_are_where_every_program_has_them() -> None:
+    (_, *version), (_, *option), (_, code, short, _) = one_by_one([["version"], ["--version"], ["check", "-h"]])
+    assert version == option
+    assert code == 0
+    assert "--definitions" in short
+
+
 def test_status_without_an_agent_says_so_and_is_1() -> None:
     done = mirror_agent("status")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "it has not said anything yet" in done.stderr
+    assert "the agent: does not run" in done.stderr
 
 
 EVERYTHING = [

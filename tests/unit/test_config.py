@@ -285,7 +285,7 @@ def test_empty_settings() -> None:
     assert told_of_settings("domian = 1") == [
         'domain: is missing (for example: domain = "mirror.lan")',
         'domian: unknown key (did you mean "domain"?)',
-        "network: is missing (a line [network], and below it: dns, gateway, parent, range, subnet)",
+        "network: is missing (a line [network], and below it: gateway, parent, range, subnet)",
     ]
 
 

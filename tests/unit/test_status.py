@@ -11,7 +11,7 @@ from simulator import GHCR, NOW, QUAY, SETTINGS, TARGET, Host, Written, one_roun
 
 from mirror_agent import actions, plan, status
 from mirror_agent.model import Problem
-from mirror_agent.status import Failure, State, Status
+from mirror_agent.status import Failure, PullLimitStatus, State, Status
 from schema import conforms
 
 BOTH = Written({"quay": QUAY, "ghcr": GHCR})
@@ -133,6 +133,9 @@ def test_the_publication_in_words() -> None:
 
 def test_json_is_plain_and_complete() -> None:
     shown = described(running(), BOTH, (FAILED,), (PROBLEM,))
+    ghcr, *others = shown.mirrors
+    asked = replace(ghcr, pull_limit=PullLimitStatus(limit=100, remaining=76, window=21600))
+    shown = replace(shown, mirrors=(asked, *others))
     plain = json.loads(json.dumps(shown.as_json()))
     conforms("status", plain)
     assert list(plain)[:2] == ["version", "line"]

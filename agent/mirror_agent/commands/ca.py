@@ -11,10 +11,20 @@ from typing import Annotated, Any
 import typer
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
+from rich.markup import escape
 
-from mirror_agent import rollover
+from mirror_agent import messages, rollover
 from mirror_agent.certificates import reading
-from mirror_agent.commands.common import PROBLEM, JsonOption, complain, new_table, nudge, read_files, screen, show_json
+from mirror_agent.commands.common import (
+    PROBLEM,
+    JsonOption,
+    complain,
+    nudge,
+    read_files,
+    screen,
+    show_json,
+    show_table,
+)
 from mirror_agent.host import authorities
 from mirror_agent.host.issuers import own
 from mirror_agent.model import Authorities, Authority, Paths, Settings, Trouble
@@ -24,36 +34,37 @@ app = typer.Typer(no_args_is_help=True, help="The CA that signs the mirrors' cer
 
 @app.command("show")
 def show(as_json: JsonOption = False) -> None:
-    """Show the CAs that readers are to trust, and where a roll-over stands."""
-    known, settings = _known(), _settings()
+    """Show the CAs to trust, and where a roll-over stands."""
+    known, settings = _known("ca show"), _settings()
     remembered = authorities.recall(Paths().authority)
     view = rollover.View(known, rollover=remembered)
     rows = [_row(each, known, view, settings) for each in known.all]
     if as_json:
         show_json({"stage": view.stage, "authorities": rows})
         return
-    table = new_table("NAME", "IS", "UNTIL", "NEXT", "SHA-256 FINGERPRINT")
-    for row in rows:
-        table.add_row(row["name"], row["is"], row["not_after"][:10], row["next"], row["fingerprint"])
-    screen().print(table)
+    cells = [(escape(row["name"]), row["is"], row["not_after"][:10], row["next"]) for row in rows]
+    show_table(("NAME", "IS", "UNTIL", "NEXT"), cells, long=("NAME",))
+    for row in rows:  # below the table: longer than a terminal is wide, and to be copied
+        screen().print(f"SHA-256 of {row['key'][:8]}: {row['fingerprint']}", soft_wrap=True, markup=False)
     screen().print(_STAGES[view.stage])
 
 
 @app.command("export")
 def export() -> None:
-    """Print the bundle: the certificates of all CAs that readers are to trust, as PEM."""
-    sys.stdout.write(reading.trust_bundle(*(each.pem for each in _known().all)))
+    """Print the certificates of all CAs to trust, as PEM."""
+    sys.stdout.write(reading.trust_bundle(*(each.pem for each in _known("ca export").all)))
 
 
 @app.command("roll")
 def roll(
     confirm: Annotated[bool, typer.Option("--confirm", help="All readers trust the next CA: use it now.")] = False,
 ) -> None:
-    """Replace the CA: make the next one and publish both; it is used when readers had time to learn it.
+    """Replace the CA.
 
-    It may vouch for all hosts that are defined now: also the way out when the present one may not.
+    The next one is made and published beside it, and used when readers had time to learn it.  It may vouch for all
+    hosts that are defined now: also the way out when the present one may not.
     """
-    known, paths = _known(), Paths()
+    known, paths = _known("ca roll"), Paths()
     if confirm:
         if known.coming is None:
             raise Trouble("ca roll", "there is no next CA that could be confirmed", "mirror-agent ca roll makes one")
@@ -74,7 +85,8 @@ def roll(
                 "ca roll", "the CA is one that was brought", f"put the next one into {settings.certificates.ca}"
             )
         pair = own.make_authority(settings, hosts, datetime.now(UTC))
-        authorities.prepare(paths.authority, pair)
+        key = authorities.prepare(paths.authority, pair)
+        _record(f"a new CA is there, let all readers trust it ({key[:8]})")
         sys.stdout.write(f"{reading.facts(pair.certificate, None).subject}: prepared\n")
     nudge()
 
@@ -87,12 +99,14 @@ _STAGES = {
 }
 
 
-def _known() -> Authorities:
+def _known(command: str) -> Authorities:
     if os.geteuid() != 0:
-        raise Trouble("ca", "only root may look at the CA", "sudo mirror-agent ca")
+        raise Trouble(command, "only root may look at the CA", f"sudo mirror-agent {command}")
     known = authorities.read(Paths().authority)
     if known is None:
-        raise Trouble("ca", "there is none yet", "the agent makes it when it first runs: systemctl status mirror-agent")
+        raise Trouble(
+            command, "there is no CA yet", "the agent makes it when it first runs: systemctl status mirror-agent"
+        )
     return known
 
 
@@ -122,3 +136,11 @@ def _row(each: Authority, known: Authorities, view: rollover.View, settings: Set
         "next": f"{doing} {at:%Y-%m-%d}" if at else "",
         "fingerprint": certificate.fingerprint(SHA256()).hex(":").upper(),
     }
+
+
+def _record(text: str) -> None:
+    """The journal's story has this too."""
+    from mirror_agent.host import journal  # noqa: PLC0415 - most commands work without systemd's libraries
+
+    journal.configure(native=True)
+    journal.get(action="prepare-authority").warning(text, message_id=messages.AUTHORITY_PREPARED)

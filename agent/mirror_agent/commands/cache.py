@@ -14,22 +14,28 @@ from mirror_agent.commands.common import (
     JsonOption,
     complain,
     counted,
-    new_table,
+    known_mirrors,
     read_files,
     screen,
     show_json,
+    show_table,
 )
 from mirror_agent.host import state, store
 from mirror_agent.model import ImageName, Paths, Trouble
 from mirror_agent.status import size
 from mirror_agent.usage import Usage
 
+_COLUMNS = ("MIRROR", "IMAGE", "TAGS", "DIGEST", "SIZE", "LAST USED", "KEPT BY")
+
 
 def show_cache(
     names: Annotated[list[str] | None, typer.Argument(metavar="[MIRROR…]", help="Of these mirrors only.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the images that are cached: how large, last used when, kept by which set.  First what would leave first."""
+    """Show the images that are cached.
+
+    How large they are, when they were used, what keeps them.  First comes what would leave first.
+    """
     if os.geteuid() != 0:
         raise Trouble("cache", "only root sees into the caches", "sudo mirror-agent cache")
     paths, now = Paths(), datetime.now(UTC)
@@ -37,14 +43,12 @@ def show_cache(
     if wanted.desired is None:
         complain(map(str, wanted.problems))
         raise typer.Exit(PROBLEM)
-    known = {mirror.name for mirror in wanted.desired.mirrors}
-    if unknown := sorted(set(names or ()) - known):
-        raise typer.BadParameter(f"no mirror of that name: {', '.join(unknown)}")
+    known = known_mirrors(names or (), wanted.desired.mirrors)
     keeps, (usage, _) = state.load_keeps(paths.keeps), state.load_usage(paths.usage)
     rows: list[dict[str, Any]] = []
     for mirror in wanted.desired.mirrors:
         root = wanted.desired.settings.cache.path / mirror.name / "registry"
-        there = store.Stores().scan(root) if mirror.name in (names or known) else None
+        there = store.Stores().scan(root) if mirror.name in known else None
         if there is None:
             continue
         sets: dict[ImageName, list[str]] = {}
@@ -68,11 +72,12 @@ def show_cache(
     if as_json:
         show_json({"images": rows, "sets": sorted(keeps)})
         return
-    table = new_table("MIRROR", "IMAGE", "TAGS", "DIGEST", "SIZE", "LAST USED", "KEPT BY")
-    for row in rows:
-        short, used = row["digest"].partition(":")[2][:12], row["used"][:16].replace("T", " ")
-        texts = (" ".join(row["tags"]) or "-", short, size(row["size"]), used or "-", " ".join(row["kept"]) or "-")
-        table.add_row(row["mirror"], row["repository"], *texts)
     if rows:
-        screen().print(table)
+        show_table(_COLUMNS, map(_cells, rows), long=("IMAGE", "TAGS", "KEPT BY"), numbers=("SIZE",), spare=("DIGEST",))
     screen().print(f"{counted(len(rows), 'image')}, sets: {', '.join(sorted(keeps)) or 'none'}")
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    short, used = row["digest"].partition(":")[2][:12], row["used"][:16].replace("T", " ")
+    texts = (" ".join(row["tags"]) or "-", short, size(row["size"]), used or "-", " ".join(row["kept"]) or "-")
+    return row["mirror"], row["repository"], *texts

@@ -18,10 +18,10 @@ from mirror_agent.commands.common import (
     complain,
     counted,
     find_paths,
-    new_table,
     read_files,
     screen,
     show_json,
+    show_table,
 )
 from mirror_agent.host import files
 from mirror_agent.model import Problem
@@ -45,11 +45,10 @@ def check(settings: SettingsOption = None, definitions: DefinitionsOption = None
         shown = [{**asdict(m), "credentials": str(m.credentials or "")} for m in mirrors]
         show_json({"mirrors": shown, "problems": [_plain(problem) for problem in problems], "unread": unread})
     else:
-        table = new_table("MIRROR", "SOURCES", "HOST", "ADDRESS", "POLICY")
-        for mirror in mirrors:
-            table.add_row(mirror.name, ", ".join(mirror.sources), mirror.host, str(mirror.address), mirror.policy)
         if mirrors:
-            screen().print(table)
+            columns = ("MIRROR", "SOURCES", "HOST", "ADDRESS", "POLICY")
+            rows = [(m.name, ", ".join(m.sources), m.host, str(m.address), m.policy) for m in mirrors]
+            show_table(columns, rows, long=("SOURCES",), spare=("POLICY",))
         complain(map(str, problems))
         for reason in unread:
             screen().print(escape(f"not checked: {reason}"))

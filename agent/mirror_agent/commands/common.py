@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from mirror_agent import status, wish
-from mirror_agent.model import Paths, Problem, Trouble
+from mirror_agent.model import Mirror, Paths, Problem, Trouble
 
 DONE, PROBLEM, USAGE = 0, 1, 2  # exit codes
 JSON_VERSION = status.VERSION  # of all that --json prints
+_UNBOUND = 10_000  # columns of what is no terminal
 NEWEST_PODMAN = (5, 4)  # what `render` assumes where there is no podman: the version that everything is tested with
 
 SettingsOption = Annotated[Path | None, typer.Option("--settings", metavar="FILE", help="Read these settings instead.")]
@@ -41,22 +43,47 @@ JsonOption = Annotated[bool, typer.Option("--json", help="For machines: docs/jso
 # --- what people see -----------------------------------------------------------------------------------------
 
 
-def new_table(*columns: str) -> Table:
-    """A table for people: no frame, long values go over several lines."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
+def show_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    long: Collection[str],
+    numbers: Collection[str] = (),
+    spare: Sequence[str] = (),
+) -> None:
+    """A table for people; where there is no terminal, lines are as long as they are.
+
+    What a terminal is too narrow for is left out (columns of `spare`, the first of them first), or goes over several
+    lines (columns of `long`).
+    """
+    console, rows, shown = screen(), tuple(rows), list(columns)
+    width = console.options.update(max_width=_UNBOUND)
+    for name in (*spare, None):
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in shown:
+            justify: Literal["left", "right"] = "right" if column in numbers else "left"
+            table.add_column(column, overflow="fold", no_wrap=column not in long, justify=justify)
+        for row in rows:
+            table.add_row(*(cell for column, cell in zip(columns, row, strict=True) if column in shown))
+        if name is None or Measurement.get(console, width, table).maximum <= console.width:
+            break
+        shown.remove(name)
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():
+        sys.stdout.write(line.rstrip() + "\n")
 
 
 def screen(error: bool = False) -> Console:
     """Colours on a terminal only; elsewhere lines are as long as they are."""
     stream = sys.stderr if error else sys.stdout
-    return Console(file=stream, highlight=False, soft_wrap=not stream.isatty(), width=None if stream.isatty() else 200)
+    plain = not stream.isatty()
+    return Console(file=stream, highlight=False, soft_wrap=plain, width=_UNBOUND if plain else None)
 
 
 def complain(texts: Iterable[str]) -> None:
-    """What went wrong, to standard error."""
+    """What went wrong, to standard error, and after what standard output has said before."""
+    sys.stdout.flush()
     console = screen(error=True)
     for text in texts:
         console.print(f"[red]{escape(text)}[/]")
@@ -81,6 +108,14 @@ def nudge() -> None:
         systemd.reload_units(["mirror-agent.service"], 60.0)
     else:
         complain(["the agent does not run: it takes effect when it does (systemctl start mirror-agent)"])
+
+
+def known_mirrors(names: Collection[str], mirrors: Iterable[Mirror]) -> set[str]:
+    """The mirrors that are named, all if none is.  Raises Trouble for a name that is none of a mirror."""
+    known = {mirror.name for mirror in mirrors}
+    if unknown := sorted(set(names) - known):
+        raise Trouble(", ".join(unknown), "there is no such mirror", "mirror-agent status shows them")
+    return set(names) or known
 
 
 # --- where things are ----------------------------------------------------------------------------------------

@@ -49,7 +49,10 @@ def init(
     ] = False,
     settings: Annotated[Path | None, typer.Option("--settings", metavar="FILE", help="Write these settings.")] = None,
 ) -> None:
-    """Write agent.toml after a few questions, with proposals from what this host knows of its LAN."""
+    """Write agent.toml after a few questions.
+
+    What this host knows of its LAN is proposed.
+    """
     path = find_paths(settings, None).settings
     _refuse(path, force)
     given = {
@@ -208,6 +211,7 @@ def _write(path: PurePosixPath, answers: Answers) -> None:
 
 def _next(answers: Answers) -> str:
     lines = [
+        f"    take {answers['network.range']} out of what DHCP gives away",
         "    systemctl enable --now mirror-agent",
         "    cp /usr/share/mirror-agent/examples/quay.toml /etc/mirror-agent.d/",
         "    mirror-agent status",

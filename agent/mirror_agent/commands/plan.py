@@ -6,6 +6,7 @@ import os
 from datetime import UTC, datetime
 
 import typer
+from rich.markup import escape
 
 from mirror_agent import plan, wish
 from mirror_agent.actions import Action
@@ -16,9 +17,10 @@ from mirror_agent.commands.common import (
     SettingsOption,
     complain,
     find_paths,
-    new_table,
+    read_files,
     screen,
     show_json,
+    show_table,
 )
 from mirror_agent.host import state
 from mirror_agent.model import Trouble
@@ -37,6 +39,9 @@ def show_plan(
     paths = find_paths(settings, definitions)
     if os.geteuid() != 0:
         raise Trouble("plan", "what runs on this host can be seen by root only", "sudo mirror-agent plan")
+    if (unread := read_files(paths)).desired is None:  # said before a host is asked that was never set up
+        complain(map(str, unread.problems))
+        raise typer.Exit(PROBLEM)
     containers, systemd = Containers(), Systemd()
     memory = wish.remembered(paths)
     major, minor, _ = containers.version()
@@ -54,10 +59,11 @@ def show_plan(
     if as_json:
         show_json({"steps": [_step(step) for step in steps]})
     else:
-        table = new_table("MIRROR", "STEP", "WHY")
-        for step in steps:
-            table.add_row(step.mirror or "-", str(step), step.why)
-        screen().print(table if steps else "Nothing to do: all is as it should be.")
+        rows = [(step.mirror or "-", escape(str(step)), escape(step.why)) for step in steps]
+        if rows:
+            show_table(("MIRROR", "STEP", "WHY"), rows, long=("STEP", "WHY"))
+        else:
+            screen().print("Nothing to do: all is as it should be.")
     if wanted.problems or unreachable:
         raise typer.Exit(PROBLEM)
 

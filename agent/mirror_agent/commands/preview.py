@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from mirror_agent import cluster as rules
 from mirror_agent import openshift, plan, wish
@@ -24,10 +23,10 @@ from mirror_agent.commands.common import (
     SettingsOption,
     complain,
     find_paths,
-    new_table,
     read_files,
     screen,
     show_json,
+    show_table,
 )
 from mirror_agent.model import ClusterSettings, ClusterState, Cost, Document, Paths, Problem, Publication, Trouble
 from mirror_agent.targets import cluster as target
@@ -57,9 +56,10 @@ def preview(
     definitions: DefinitionsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a change of mirror configuration does to an OpenShift cluster: verdict, cost, the file on nodes.
+    """Show what a change does to an OpenShift cluster.
 
-    Works with and without mirrors of ours, and on files alone.  FILE or DIR hold YAML or JSON: ImageDigestMirrorSet,
+    A change of mirror configuration: the verdict, the cost, the file on nodes, where a node looks for an image.  Works
+    with and without mirrors of ours, and on files alone.  FILE or DIR hold YAML or JSON: ImageDigestMirrorSet,
     ImageTagMirrorSet, ImageContentSourcePolicy, image.config.openshift.io; `-` is standard input.  Our mirrors are
     previewed as if each was proved.  Exit code 1: OpenShift refuses the change, or the cluster cannot be reached.
     """
@@ -212,7 +212,8 @@ def show(verdict: openshift.Verdict, console: Console) -> None:
     for note in verdict.notes:
         console.print(f"[yellow]Note:[/] {escape(note)}")
     if verdict.resolve:
-        console.print(_table(verdict.resolve))
+        columns = ("IMAGE", "A NODE TRIES", "SOURCE")
+        show_table(columns, map(_row, verdict.resolve), long=columns[:2])
 
 
 def _diff(before: str, after: str) -> Iterator[str]:
@@ -223,11 +224,8 @@ def _diff(before: str, after: str) -> Iterator[str]:
     yield from difflib.unified_diff(before.splitlines(), after.splitlines(), *names, lineterm="", n=100_000)
 
 
-def _table(resolutions: Iterable[openshift.Resolution]) -> Table:
-    table = new_table("IMAGE", "A NODE TRIES", "SOURCE")
-    for resolution in resolutions:
-        same = resolution.ref == resolution.normalized
-        image = resolution.ref if same else f"{resolution.ref}\n= {resolution.normalized}"
-        tries = "\n".join(resolution.tries) or f"nothing{resolution.reason and ': ' + resolution.reason}"
-        table.add_row(escape(image), escape(tries), "[red]blocked[/]" if resolution.blocked else "open")
-    return table
+def _row(resolution: openshift.Resolution) -> tuple[str, str, str]:
+    same = resolution.ref == resolution.normalized
+    image = resolution.ref if same else f"{resolution.ref}\n= {resolution.normalized}"
+    tries = "\n".join(resolution.tries) or f"nothing{resolution.reason and ': ' + resolution.reason}"
+    return escape(image), escape(tries), "[red]blocked[/]" if resolution.blocked else "open"

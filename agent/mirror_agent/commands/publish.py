@@ -23,7 +23,10 @@ FormatOption = Annotated[
 
 
 def publish(name: FormatOption) -> None:
-    """Write what is published in one format to standard output, as it is to be now.  Needs no publish.folder."""
+    """Print what is published, in one format.
+
+    As it is to be now; needs no publish.folder.
+    """
     if name not in formats.FORMATS:
         raise typer.BadParameter(f"{name!r} is none of {', '.join(formats.FORMATS)}")
     if os.geteuid() != 0:

@@ -22,7 +22,10 @@ GONE = "cached data, certificate and address lease are gone"
 def purge(
     names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Mirrors whose definition is gone.")],
 ) -> None:
-    """Drop the cached data, certificate and address lease of removed mirrors.  There is no way back."""
+    """Drop what removed mirrors have left.
+
+    Their cached images, certificate and address.  There is no way back.
+    """
     for name in names:  # the name of a folder that is to be removed: never '..' or '/etc'
         if name_of(f"{name}.toml") != name:
             raise typer.BadParameter(f"{name!r} is not the name of a mirror")

@@ -18,9 +18,10 @@ def render(
     settings: SettingsOption = None,
     definitions: DefinitionsOption = None,
 ) -> None:
-    """Write every file that a host would get, byte for byte, below a folder.  Needs no root, systemd or podman.
+    """Write every file that a host would get, below a folder.
 
-    Certificates are not among them, and the publication is as if every mirror was proved.
+    They are the same to the byte, but for certificates, which are not among them, and the publication, which is as if
+    every mirror was proved.  Needs no root, systemd or podman.
     """
     if to.exists() and any(to.iterdir()):
         raise typer.BadParameter(f"{to} is not empty")

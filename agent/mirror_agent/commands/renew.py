@@ -11,7 +11,7 @@ import typer
 
 from mirror_agent import messages, renewal
 from mirror_agent.certificates import reading
-from mirror_agent.commands.common import PROBLEM, complain, nudge, read_files
+from mirror_agent.commands.common import PROBLEM, complain, known_mirrors, nudge, read_files
 from mirror_agent.model import Paths, Trouble
 from mirror_agent.status import ISSUING
 
@@ -27,10 +27,7 @@ def renew(
     if wanted.desired is None:
         complain(map(str, wanted.problems))
         raise typer.Exit(PROBLEM)
-    known = {mirror.name for mirror in wanted.desired.mirrors}
-    unknown = [name for name in names or () if name not in known]
-    complain(f"{name}: there is no such mirror (mirror-agent check shows them)" for name in unknown)
-    outcomes = tuple(renewal.renew(wanted.desired, names or (), due)) if not unknown else ()
+    outcomes = tuple(renewal.renew(wanted.desired, known_mirrors(names or (), wanted.desired.mirrors), due))
     _record(outcomes, by_hand=not due)
     if not due:
         for outcome in outcomes:
@@ -39,7 +36,7 @@ def renew(
         complain(f"{outcome.mirror}: {outcome.trouble}" for outcome in outcomes if outcome.trouble)
     if not due and any(outcome.why for outcome in outcomes):
         nudge()
-    if unknown or any(outcome.trouble for outcome in outcomes):
+    if any(outcome.trouble for outcome in outcomes):
         raise typer.Exit(PROBLEM)
 
 

@@ -3,52 +3,66 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from mirror_agent.commands.common import PROBLEM, JsonOption, complain, new_table, screen, show_json
+from mirror_agent.commands.common import PROBLEM, JsonOption, complain, screen, show_json, show_table
 from mirror_agent.host import files
 from mirror_agent.model import Paths, Problem, Trouble
 from mirror_agent.status import CacheStatus, PullLimitStatus, State, size
 
+FIRST_WORD_S = 10.0
 _COLOURS = {State.SERVING: "green", State.FAILED: "red", State.UNPROVED: "cyan"}
 
 
 def show_status(as_json: JsonOption = False) -> None:
     """Show how the mirrors are."""
-    content = files.read(Paths().status, 4 * 2**20)
-    if content is None:
-        raise Trouble("mirror-agent", "it has not said anything yet", "systemctl status mirror-agent")
-    status = json.loads(content)
+    status = json.loads(_said())
     if as_json:
         show_json(status)
     else:
         _show(status)
-    if status["problems"] or any(row["state"] == State.FAILED for row in status["mirrors"]):
+    if status["problems"] or status["failures"] or any(row["state"] == State.FAILED for row in status["mirrors"]):
         raise typer.Exit(PROBLEM)
+
+
+def _said() -> bytes:
+    """What the agent has said last.  One that has just been started is waited for.  Raises Trouble."""
+    deadline = time.monotonic() + FIRST_WORD_S
+    while (content := files.read(Paths().status, 4 * 2**20)) is None:
+        if not _runs():
+            raise Trouble("the agent", "does not run; mirrors that run go on", "systemctl start mirror-agent")
+        if time.monotonic() > deadline:
+            raise Trouble("the agent", "has not said anything yet", "journalctl -u mirror-agent")
+        time.sleep(0.1)
+    return content
+
+
+def _runs() -> bool:
+    unit = "mirror-agent.service"
+    try:
+        from mirror_agent.host.systemd import Systemd  # noqa: PLC0415 - what was said is read without a system bus
+
+        return Systemd().units([unit])[unit].active in ("active", "activating", "reloading")
+    except (ModuleNotFoundError, Trouble):  # a machine without systemd
+        return False
 
 
 def _show(status: dict[str, Any]) -> None:
     console = screen()
-    table = new_table("MIRROR", "UPSTREAM", "HOST", "ADDRESS", "STATE", "PUBLISHED")
-    for row in status["mirrors"]:
-        colour = _COLOURS.get(State(row["state"]), "yellow")
-        table.add_row(
-            row["name"], row["upstream"], row["host"], row["address"], f"[{colour}]{row['state']}[/]",
-            "yes" if row["published"] else "no",
-        )  # fmt: skip
     if status["mirrors"]:
-        console.print(table)
-        console.print(_caches(status["mirrors"]))
-        console.print(_certificates(status["mirrors"]))
+        for show in (_states, _caches, _certificates):
+            show(status["mirrors"])
+            sys.stdout.write("\n")
         _show_limits(console, status["mirrors"])
     for failure in status["failures"]:
         about = f"{failure['mirror']}: " if failure["mirror"] else ""
-        console.print(f"[red]{escape(about + failure['reason'])}[/]; tried again at {failure['again'][11:19]} UTC")
+        complain([f"{about}{failure['reason']}; tried again at {failure['again'][11:19]} UTC"])
     complain(str(Problem(**problem)) for problem in status["problems"])
     authority = status["authority"]
     if authority["stage"] not in ("", "steady"):
@@ -76,29 +90,37 @@ def _show_limits(console: Console, mirrors: list[dict[str, Any]]) -> None:
         console.print(line, style="yellow" if said.low or said.error else None, markup=False, soft_wrap=True)
 
 
-def _certificates(mirrors: list[dict[str, Any]]) -> Table:
-    """The mirrors' certificates.  SHOWN: the edge shows clients this very one."""
-    table = new_table("MIRROR", "CERTIFICATE UNTIL", "NEXT", "SHOWN", "ISSUER", "SERIAL")
+def _states(mirrors: list[dict[str, Any]]) -> None:
+    rows = []
     for row in mirrors:
-        found = row["certificate"]
-        shown = "yes" if found["served"] else "[yellow]no[/]"
-        table.add_row(
-            row["name"], found["not_after"][:10] or "-", found["renewal"][:10] or "-", shown,
-            escape(found["issuer"]), found["serial"],
-        )  # fmt: skip
-    return table
+        colour = _COLOURS.get(State(row["state"]), "yellow")
+        state, published = f"[{colour}]{row['state']}[/]", "yes" if row["published"] else "no"
+        rows.append((row["name"], row["upstream"], row["host"], row["address"], state, published))
+    columns = ("MIRROR", "UPSTREAM", "HOST", "ADDRESS", "STATE", "PUBLISHED")
+    show_table(columns, rows, long=("HOST",), spare=("UPSTREAM",))
 
 
-def _caches(mirrors: list[dict[str, Any]]) -> Table:
+def _caches(mirrors: list[dict[str, Any]]) -> None:
     """What is cached and what came of it.  HIT: the share of manifests and blobs that did not wait for the upstream."""
-    table = new_table("MIRROR", "IMAGES", "CACHED", "OF", "REQUESTS", "HIT", "STALE", "ERRORS", "SENT", "FETCHED")
+    rows = []
     for row in mirrors:
         cache = row["cache"]
         rate = CacheStatus(**cache).hit
         hit = "-" if rate is None else f"{rate} %"
         counts = (cache["requests"], hit, cache["stale"], cache["errors"])
-        table.add_row(
-            row["name"], str(cache["images"]), size(cache["size"]), size(cache["budget"]), *map(str, counts),
-            size(cache["sent"]), size(cache["fetched"]),
-        )  # fmt: skip
-    return table
+        kept = (str(cache["images"]), size(cache["size"]), size(cache["budget"]))
+        rows.append((row["name"], *kept, *map(str, counts), size(cache["sent"]), size(cache["fetched"])))
+    columns = ("MIRROR", "IMAGES", "CACHED", "OF", "REQUESTS", "HIT", "STALE", "ERRORS", "SENT", "FETCHED")
+    show_table(columns, rows, long=(), numbers=columns[1:], spare=("IMAGES", "OF"))
+
+
+def _certificates(mirrors: list[dict[str, Any]]) -> None:
+    """The mirrors' certificates.  SHOWN: the edge shows clients this very one."""
+    rows = []
+    for row in mirrors:
+        found = row["certificate"]
+        dates = (found["not_after"][:10] or "-", found["renewal"][:10] or "-")
+        shown = "yes" if found["served"] else "[yellow]no[/]"
+        rows.append((row["name"], *dates, shown, escape(found["issuer"]) or "-", found["serial"] or "-"))
+    columns = ("MIRROR", "CERTIFICATE UNTIL", "NEXT", "SHOWN", "ISSUER", "SERIAL")
+    show_table(columns, rows, long=("ISSUER",), spare=("SERIAL", "ISSUER"))

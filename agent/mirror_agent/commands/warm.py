@@ -42,10 +42,10 @@ def warm(
     platforms: Annotated[
         list[str] | None, typer.Option("--platform", metavar="OS/ARCH", help="Again for more, or `all`.")
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, max=32, help="Downloads at a time.")] = 6,
+    jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, max=32, help="Downloads at a time.")] = 6,
     as_json: JsonOption = False,
 ) -> None:
-    """Pull images into the mirrors, through the mirrors, so that later pulls cost nothing upstream.
+    """Pull images into the mirrors before anybody needs them.
 
     What is there is not fetched again: an interrupted run goes on where it was.  An OpenShift release image brings its
     payload along.  The platform is this host's if none is chosen.
@@ -94,7 +94,10 @@ def warm(
 
 
 def release(names: Annotated[list[str], typer.Argument(metavar="NAME…", help="Sets that `warm --keep` made.")]) -> None:
-    """Unpin sets of images: they leave the cache like all others, when they are the least recently used."""
+    """Unpin sets of images.
+
+    They leave the cache like all others, when they are the least recently used.
+    """
     paths, missing = Paths(), []
     if os.geteuid() != 0:
         raise Trouble("release", "only root may unpin images", f"sudo mirror-agent release {' '.join(names)}")

@@ -133,7 +133,7 @@ def _mistake(detail: ErrorDetails, key: str, known: dict[str, FieldInfo]) -> Mis
             mistake: Mistake = detail["ctx"]["error"]
             return Mistake(mistake.reason, _example(key, known)) if mistake.form else mistake
         case "missing":
-            return Mistake("is missing", _example(key, known))
+            return Mistake("is missing", _example(key, known, needed=True))
         case "extra_forbidden":
             return Mistake("unknown key", _unknown(key, known))
         case "bool_type":
@@ -144,11 +144,12 @@ def _mistake(detail: ErrorDetails, key: str, known: dict[str, FieldInfo]) -> Mis
             return Mistake(f"is {kind(detail['input'])}, must be a table", _example(key, known))
 
 
-def _example(key: str, known: dict[str, FieldInfo]) -> str:
+def _example(key: str, known: dict[str, FieldInfo], needed: bool = False) -> str:
+    """A line as it could be; of a table all its keys, or those that it needs."""
     field = known[key]
     table, _, name = key.rpartition(".")
     if inner := _table(field):
-        names = ", ".join(sorted(inner.model_fields))
+        names = ", ".join(sorted(key for key, each in inner.model_fields.items() if each.is_required() or not needed))
         return f"a line [{key}], and below it: {names}"
     line = f"{name} = {field.examples[0]}" if field.examples else ""
     return f"for example, below [{table}]: {line}" if table else f"for example: {line}"

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import quote
 
 from podman.api.client import APIClient
@@ -58,7 +58,9 @@ def _told(where: str, late: str = "is podman busy? `journalctl -u podman`") -> I
             raise Trouble(where, said, hint(said)) from error
         if isinstance(_root(error), TimeoutError):
             raise Trouble(where, "podman gave no answer within the time limit", late) from error
-        raise Trouble("podman", f"no answer: {_root(error)}", "systemctl start podman.socket") from error
+        cause = _root(error)
+        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+        raise Trouble("podman", f"its socket does not answer: {reason}", "systemctl start podman.socket") from error
     except OSError as error:  # requests' exceptions: a stream that broke
         reason = "went silent" if isinstance(_root(error), TimeoutError) else f"broke off: {_root(error)}"
         raise Trouble(where, f"podman's answer {reason}", late) from error
@@ -74,9 +76,14 @@ def _message(text: str) -> str:
 
 def _root(error: BaseException) -> BaseException:
     """The innermost cause: the outer ones of requests and urllib3 are long and say less."""
-    while (inner := error.__cause__ or error.__context__) is not None:
+    while inner := error.__cause__ or error.__context__ or next(filter(_is_error, error.args), None):
         error = inner
     return error
+
+
+def _is_error(value: object) -> TypeGuard[BaseException]:
+    """urllib3 gives the cause of a broken connection as an argument."""
+    return isinstance(value, BaseException)
 
 
 class Containers:

@@ -189,7 +189,7 @@ def _run(mirror: Mirror, pod: Pod, observed: Observed) -> Iterator[Action]:
         yield ReloadEdge(name, f"new {what}", unit, pod.edge_config, certificate.serial)
         return
     if infra.start not in observed.announced:
-        yield AnnounceAddress(name, "the pod was started", infra.start)
+        yield AnnounceAddress(name, "its pod or the agent was started", infra.start)
     proof = observed.proofs.get(name)
     # what is cached costs the upstream nothing, but proves nothing of a remote that it did not come from
     choice = (observed.cached.get(name), mirror.probe)

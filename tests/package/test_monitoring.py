@@ -29,6 +29,7 @@ VARIABLES = {"$__rate_interval": "5m", "$instance": ".*", "$mirror": ".*"}
 SCRAPED = {"instance", "job"}  # Prometheus' own labels
 
 ALERTS = [rule["expr"] for rule in RULES]
+EXAMPLES = re.findall(r"^    (.*mirror_agent_.*)$", (REPO / "docs/metrics.md").read_text().split("| metric |")[1], re.M)
 PANELS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
 
 
@@ -63,7 +64,7 @@ def selectors(expression: str) -> list[tuple[str, set[str]]]:
     return [(name, set(re.findall(r"(\w+)\s*(?:=|!=|=~|!~)\s*\"", labels))) for name, labels in found]
 
 
-@pytest.mark.parametrize("expression", ALERTS + PANELS)
+@pytest.mark.parametrize("expression", ALERTS + PANELS + EXAMPLES)
 def test_it_is_promql_about_what_the_agent_writes(expression: str) -> None:
     promql_parser.parse(plain(expression))
     names = selectors(expression)

@@ -19,6 +19,7 @@ demo:            ## boot the appliance, five mirrors, cut the internet, see the 
 	@tests/box/demo
 
 test: host       ## everything: lint, types, floors, unit, golden, cluster, system (root)
+	@$(HOST) build
 	@$(MAKE) --no-print-directory -j2 system beside
 
 beside:          # all the rest, one by one while the system tests run; what each said is shown in one piece at its end

@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     def verb(name: str, text: str) -> argparse.ArgumentParser:
         return verbs.add_parser(name, help=text, description=text)
 
-    verb("build", "build all that is cached and missing")
+    verb("build", "build what a box needs and is missing")
     up = verb("up", "boot a pristine box with the project of this tree installed")
     up.add_argument("--bare", action="store_true", help="without the project")
     verb("down", "stop it and drop its state")

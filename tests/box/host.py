@@ -45,12 +45,12 @@ class Box:
 
     @staticmethod
     def build() -> None:
-        """Build all that is cached and missing."""
-        _build(stages.ALL)
+        """Build what a box needs and is missing."""
+        _build(stages.FOR_BOXES)
 
     def up(self, *, bare: bool = False) -> None:
         """Boot a pristine box with the project of this tree installed (not when `bare`); drops what ran before."""
-        _build(stages.FOR_BOXES)
+        self.build()
         with self.machine.locked():
             self.machine.kill()
             self.machine.prepare()
@@ -223,7 +223,7 @@ def run(argv: Sequence[str], *, read_only: bool = False, cluster: bool = False, 
 
 def pytest(arguments: Sequence[str]) -> None:
     """Replace this process by pytest on this machine, for tests that drive a box from outside."""
-    _build(stages.FOR_BOXES)
+    Box.build()
     os.set_inheritable(cache.hold(stages.PYTEST.path), True)
     path = f"{stages.HERE.parent}:{stages.PYTEST.path}"
     os.execve(sys.executable, [sys.executable, "-m", "pytest", *arguments], {**os.environ, "PYTHONPATH": path})

@@ -292,9 +292,8 @@ _GUEST_SOURCE = _source("guest.py", "topology.py")
 GUEST = Stage("guest", [content(HERE / "guest"), _GUEST_SOURCE], _make_guest, needs=(STORES, PROXY))
 NODE = Stage("node", _GUEST_SOURCE, _make_node, needs=(PKI,))
 
-ALL = (ROOTFS, REGISTRY, PROXY, PKI, IMAGES, STORES, GUEST, NODE, TOOLS, WHEELS, PYTEST, API_SERVER, BROWSER, READERS)
 FOR_RUN = (ROOTFS, TOOLS)  # all that `box run` needs
-FOR_BOXES = tuple(stage for stage in ALL if stage not in (API_SERVER, BROWSER))  # those that boot
+FOR_BOXES = (ROOTFS, REGISTRY, PROXY, PKI, IMAGES, STORES, GUEST, NODE, TOOLS, WHEELS, PYTEST, READERS)  # that boot
 
 
 def remove_workdir(upper: Path) -> None:

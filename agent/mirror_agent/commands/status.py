@@ -71,10 +71,10 @@ def _show(status: dict[str, Any]) -> None:
         console.print(f"Published to {status['folder']}: {status['publication']}")
     if (cluster := status.get("cluster") or {}).get("place"):  # an older agent says nothing of clusters
         cost = f" (cost: {cluster['cost']})" if cluster["cost"] else ""
-        console.print(f"{cluster['place']}: {cluster['state']}{cost}", markup=False, soft_wrap=True)
+        console.print(f"{cluster['place']}: {cluster['state']}{cost}", markup=False)
         for line in (cluster["roll_out"] and f"nodes: {cluster['roll_out']}", *cluster["notes"]):
             if line:
-                console.print(f"  {line}", markup=False, soft_wrap=True)
+                console.print(f"  {line}", markup=False)
     console.print(status["line"])
 
 
@@ -87,7 +87,7 @@ def _show_limits(console: Console, mirrors: list[dict[str, Any]]) -> None:
         when = [f"asked at {said.asked[11:16]} UTC"] if said.asked else []
         about = ", ".join([*([f"counted for {said.source}"] if said.source else []), *when])
         line = f"{row['name']}: {said.words(row['upstream'])}" + (f" ({about})" if about else "")
-        console.print(line, style="yellow" if said.low or said.error else None, markup=False, soft_wrap=True)
+        console.print(line, style="yellow" if said.low or said.error else None, markup=False)
 
 
 def _states(mirrors: list[dict[str, Any]]) -> None:

@@ -14,11 +14,11 @@ CONTAINED := $(addprefix tests/system/test_,five_mirrors.py offline.py faults.py
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo:            ## boot the appliance, five mirrors, cut the internet, see the pulls go on (root)
+demo:            ## five mirrors, a node, the internet cut, pulls go on (root)
 	@tests/box/host-packages
 	@tests/box/demo
 
-test: host       ## everything: lint, types, floors, unit, golden, cluster, system (root)
+test: host       ## everything that is promised, checked (root)
 	@$(HOST) build
 	@$(MAKE) --no-print-directory -j2 system beside
 
@@ -39,38 +39,38 @@ lint:            ## ruff, mypy --strict, import-linter
 	@$(RUN) mypy
 	@$(RUN) env PYTHONPATH=agent lint-imports
 
-unit:            ## the quick loop: unit tests of the pure floors and of the files on disk
+unit:            ## the quick loop: pure floors, files on disk
 	@$(RUN) python3 -m pytest -q tests/unit
 
-golden:          ## input and output side by side, units checked by podman's own quadlet
+golden:          ## rendered files, checked by podman's own quadlet
 	@$(RUN) python3 -m pytest -q tests/golden
 
-packaging:       ## the RPM, the man pages and the completions, against the code
+packaging:       ## the RPM, man pages and completions, against the code
 	@$(RUN) python3 -m pytest -q tests/package
 
-golden-update:   ## write the golden outputs anew (read the diff before you commit it)
+golden-update:   ## write the golden outputs anew: read the diff
 	@$(RUN) env GOLDEN_UPDATE=1 python3 -m pytest -q tests/golden
 
-cluster:         ## a cluster is told the truth: against a real kube-apiserver
+cluster:         ## what a cluster is told, against a real kube-apiserver
 	@$(HOST) run --cluster -- python3 -m pytest -q tests/cluster
 
 browser:         ## the published page, in Chromium
 	@$(HOST) run --browser -- python3 -m pytest -q tests/browser
 
-system:          ## the promises, on a booted host with systemd, podman, a LAN and an internet
+system:          ## the promises, on a booted host (root)
 	@BOXES=$(BOXES) tests/box/pytest tests/box tests/system --agent=$(AGENT)
 
-contained:       ## those that a container could break, with the agent as one (all of them: make system AGENT=container)
+contained:       ## those that a container could break (root)
 	@tests/box/pytest --agent=container $(CONTAINED)
 
-bench: host      ## beside the recipe, distribution and plain nginx: docs/benchmark.md; BENCH=--quick tries it (root)
+bench: host      ## beside the recipe and plain nginx; BENCH=--quick (root)
 	@PYTHONPATH=tests python3 -m bench $(BENCH)
 
 rpm: host        ## the package, in build/rpm: same tree, same bytes
 	@$(RUN) packaging/make-rpm build/rpm
 	@ls build/rpm
 
-install:         ## install into DESTDIR the files that the package has; needs go-md2man and typer
+install:         ## into DESTDIR what the package has; needs go-md2man, typer
 	@packaging/build build/made
 	@packaging/install "$(DESTDIR)" build/made
 

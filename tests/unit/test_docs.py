@@ -142,6 +142,12 @@ def test_every_make_target_for_people_is_explained() -> None:
     assert explained - {"help", "clean"} <= named, "in no page"
 
 
+def test_make_help_fits_a_terminal_of_80_columns() -> None:
+    told = re.findall(r"^[a-z-]+:.*?## (.*)$", (REPO / "Makefile").read_text(), re.MULTILINE)
+    assert len(told) > 10
+    assert [text for text in told if len(f"  make {'':15} {text}") > 80] == []
+
+
 def test_the_pictures_are_those_that_the_script_draws() -> None:
     check = [sys.executable, str(REPO / "docs/make-pictures"), "--check"]
     drawn = subprocess.run(check, capture_output=True, text=True, check=False)

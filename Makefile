@@ -14,7 +14,7 @@ CONTAINED := $(addprefix tests/system/test_,five_mirrors.py offline.py faults.py
 help:            ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo:            ## five mirrors, a node, the internet cut, pulls go on (root)
+demo:            ## the appliance at work, also without internet (root)
 	@tests/box/host-packages
 	@tests/box/demo
 

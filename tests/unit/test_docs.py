@@ -168,6 +168,13 @@ def test_the_packages_to_install_are_those_that_are_tested() -> None:
         assert f"python3-{distribution.get(name, name)}" in wanted, f"{name} is missing in docs/installation.md"
 
 
+def test_what_the_host_must_have_is_what_the_package_requires() -> None:
+    page, spec = (REPO / "docs/installation.md").read_text(), (REPO / "packaging/mirror-agent.spec").read_text()
+    required = dict(re.findall(r"^Requires: +(systemd|podman|python3) >= (\S+)$", spec, re.MULTILINE))
+    told = dict(re.findall(r"(systemd|podman|Python) ≥ ([\d.]+\d)", page.partition("## 1.")[0]))
+    assert {name.lower().replace("python", "python3"): version for name, version in told.items()} == required
+
+
 def test_the_changelog_knows_this_version() -> None:
     versions = re.findall(r"^## \[([^\]]+)\]", (REPO / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert versions[0] == "Unreleased"

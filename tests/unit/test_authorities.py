@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import os
 import stat
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address, IPv4Network
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 
 import pytest
+from issued import CA, LEAF, NOW, authority
 
-from mirror_agent.certificates import Pair, making, reading
+from mirror_agent.certificates import Pair, reading
 from mirror_agent.host import authorities, files
 from mirror_agent.model import Rollover, Trouble
 
 ME = os.geteuid()
-NOW = datetime(2026, 11, 24, 7, 0, tzinfo=UTC)
 
 
-def authority() -> Pair:
-    return making.make_authority(("mirror.lan",), (IPv4Network("10.0.0.0/24"),), "appliance", NOW, 3650)
-
-
-CA, NEXT, THIRD = authority(), authority(), authority()
-LEAF = making.issue(CA, "quay.mirror.lan", IPv4Address("10.0.0.4"), NOW, 90)
+NEXT, THIRD = authority(), authority()
 
 
 def key(pair: Pair) -> str:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from test_certificates import CA, HOST, LAN, LEAF, MIRROR, NOW, facts, own_ca
+from issued import CA, LAN, LEAF, MIRROR, own_ca
 
-from mirror_agent.certificates import Pair, judging
+from mirror_agent.certificates import Pair
 from mirror_agent.host import bring
 from mirror_agent.host.issuers import dns
 from mirror_agent.model import (
     AcmeSettings,
     CertificateSettings,
-    Issuer,
     NetworkSettings,
     Paths,
     Settings,
-    Suggestion,
     Tls,
     Trouble,
 )
@@ -74,20 +71,6 @@ def test_what_is_not_good_is_told(tls: Tls, what: str, content: bytes | None, ke
     assert told(tls) == [(key, reason)]
 
 
-@pytest.mark.parametrize(
-    ("host", "good"), [(HOST, True), ("Quay.Mirror.LAN", True), ("gcr.mirror.lan", False), ("a.quay.mirror.lan", False)]
-)
-def test_a_certificate_is_for_its_host(host: str, good: bool) -> None:
-    assert (judging.unfit(facts(LEAF), host) == "") == good
-
-
-@pytest.mark.parametrize(
-    ("host", "good"), [("quay.mirror.lan", True), ("mirror.lan", False), ("a.quay.mirror.lan", False)]
-)
-def test_a_wildcard_stands_for_one_label(host: str, good: bool) -> None:
-    assert (judging.unfit(replace(facts(LEAF), hosts=("*.mirror.lan",)), host) == "") == good
-
-
 def test_an_own_ca_is_taken_whole(tmp_path: Path) -> None:
     root, middle = own_ca()
     chain = middle.certificate if middle.certificate.count(b"BEGIN") > 1 else middle.certificate + root.certificate
@@ -99,50 +82,6 @@ def test_an_own_ca_is_taken_whole(tmp_path: Path) -> None:
     found = bring.read([], settings, Paths())
     assert found.authority is None
     assert [(problem.key, problem.file) for problem in found.problems] == [("certificates.ca", str(Paths().settings))]
-
-
-def test_who_makes_a_certificate(tls: Tls) -> None:
-    acme = CertificateSettings(acme=AcmeSettings("https://acme.example/dir"))
-    assert judging.issuer_of(MIRROR, SETTINGS.certificates) == Issuer.OWN
-    assert judging.issuer_of(MIRROR, acme) == Issuer.ACME
-    assert judging.issuer_of(replace(MIRROR, tls=tls), acme) == Issuer.BROUGHT
-
-
-def test_when_another_one_is_asked_of_an_acme_server() -> None:
-    got = replace(facts(LEAF), issuer_key="ac3e", addresses=())
-    own = [facts(CA).subject_key]
-    assert judging.due_elsewhere(got, MIRROR, own, NOW) == ""
-    for certificate, reason in (
-        (None, "has no certificate"),
-        (facts(LEAF), "by the host's CA"),
-        (replace(got, key_matches=False), "does not belong"),
-        (replace(got, hosts=("old.mirror.lan",)), "for old.mirror.lan, not for"),
-        (replace(got, not_after=NOW), "expired"),
-    ):
-        assert reason in judging.due_elsewhere(certificate, MIRROR, own, NOW)
-    assert "ends at" in judging.due_elsewhere(got, MIRROR, own, NOW + timedelta(days=70))
-
-
-def test_an_acme_server_may_want_it_earlier() -> None:
-    got = replace(facts(LEAF), issuer_key="ac3e", addresses=())
-    early = NOW + timedelta(days=9)
-    says = Suggestion(got.serial, NOW, early)
-    assert judging.due_elsewhere(got, MIRROR, [], early - timedelta(seconds=1), says) == ""
-    assert judging.due_elsewhere(got, MIRROR, [], early, says) == "the ACME server asks for it"
-    assert judging.due_elsewhere(got, MIRROR, [], early, replace(says, serial=1)) == ""
-    late = replace(says, at=NOW + timedelta(days=99))
-    assert "ends at" in judging.due_elsewhere(got, MIRROR, [], NOW + timedelta(days=70), late)
-
-
-def test_it_is_asked_every_six_hours_and_for_each_new_certificate() -> None:
-    got = facts(LEAF)
-    says = Suggestion(got.serial, NOW)
-    assert not judging.to_be_asked(None, None, NOW)
-    assert judging.to_be_asked(got, None, NOW)
-    assert judging.to_be_asked(got, replace(says, serial=1), NOW)
-    assert not judging.to_be_asked(got, says, NOW + timedelta(hours=5, minutes=59))
-    assert judging.to_be_asked(got, says, NOW + timedelta(hours=6))
-    assert judging.to_be_asked(got, says, NOW - timedelta(days=1)), "the clock was ahead when it was asked"
 
 
 def test_a_key_for_updates_is_read_as_bind_writes_it(tmp_path: Path) -> None:

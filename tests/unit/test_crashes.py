@@ -12,19 +12,18 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address, IPv4Network
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from types import FrameType
 
 import pytest
+from issued import ADDRESS, CA, HOST, NOW, authority
 
 from mirror_agent.certificates import Pair, making, reading
 from mirror_agent.host import authorities, files, pairs
 from mirror_agent.model import File, Rollover, Trouble
 
 ME = os.geteuid()
-NOW = datetime(2026, 11, 24, 7, 0, tzinfo=UTC)
 CALLS = {"open", "close", "read", "write", "fsync", "fchown", "fchmod", "mkdir", "rename", "symlink", "link", "unlink"}
 CALLS |= {"rmdir", "readlink", "stat", "fstat", "lstat", "listdir", "scandir"}
 FINISHED, TROUBLE, BUG = 0, 3, 4
@@ -124,11 +123,7 @@ def test_a_file_is_the_old_or_the_new_one(tmp_path: Path, old: bytes | None, how
 
 # --- a mirror's certificate ----------------------------------------------------------------------------------
 
-AUTHORITY = making.make_authority(("mirror.lan",), (IPv4Network("10.0.0.0/24"),), "appliance", NOW, 3650)
-OLDEST, OLD, NEW = (
-    making.issue(AUTHORITY, "quay.mirror.lan", IPv4Address("10.0.0.4"), NOW + timedelta(days=day), 90)
-    for day in range(3)
-)
+OLDEST, OLD, NEW = (making.issue(CA, HOST, ADDRESS, NOW + timedelta(days=day), 90) for day in range(3))
 
 
 def install(place: PurePosixPath, pair: Pair) -> str:
@@ -225,7 +220,7 @@ def test_a_broken_pair_is_replaced(tmp_path: Path, how: str) -> None:
 
 # --- the CA --------------------------------------------------------------------------------------------------
 
-ANOTHER = making.make_authority(("mirror.lan",), (IPv4Network("10.0.0.0/24"),), "appliance", NOW, 3650)
+ANOTHER = authority()
 ENDS = NOW + timedelta(days=90)
 
 
@@ -234,7 +229,7 @@ def key(pair: Pair) -> str:
 
 
 def create(place: PurePosixPath) -> None:
-    authorities.create(place / "ca", lambda: AUTHORITY, ME)
+    authorities.create(place / "ca", lambda: CA, ME)
 
 
 def prepared(place: PurePosixPath) -> None:
@@ -266,10 +261,10 @@ def test_a_ca_is_never_half_and_never_replaced(tmp_path: Path, how: str) -> None
         results.add(pair)
         assert pair == authorities.load(place / "ca")
         if known or there:
-            assert pair == AUTHORITY
+            assert pair == CA
         assert modes(place) == {f"a-{key(pair)[:16]}": 0o700, "ca.key": 0o600, "ca.crt": 0o644}
         assert os.stat(place / "ca").st_mode & 0o777 == 0o700
-    assert results == {AUTHORITY, ANOTHER}
+    assert results == {CA, ANOTHER}
 
 
 @pytest.mark.parametrize("how", [KILL, FAIL])
@@ -281,13 +276,13 @@ def test_a_next_ca_is_whole_or_not_there(tmp_path: Path, how: str) -> None:
     for place in every_interruption(tmp_path, create, prepare, how):
         known = authorities.read(place / "ca")
         assert known is not None
-        assert (known.current.key, known.old) == (key(AUTHORITY), ())
+        assert (known.current.key, known.old) == (key(CA), ())
         seen.add(known.coming and known.coming.key)
         assert prepare(place) == key(ANOTHER)
         again = authorities.read(place / "ca")
         assert again is not None
         assert again.coming is not None
-        assert (again.coming.key, again.current.key, again.old) == (key(ANOTHER), key(AUTHORITY), ())
+        assert (again.coming.key, again.current.key, again.old) == (key(ANOTHER), key(CA), ())
     assert seen == {None, key(ANOTHER)}
 
 
@@ -298,23 +293,23 @@ def test_what_signs_changes_in_one_step(tmp_path: Path, how: str) -> None:
     for place in every_interruption(tmp_path, prepared, switch, how):
         known = authorities.read(place / "ca")
         assert known is not None
-        assert {each.key for each in known.all} == {key(AUTHORITY), key(ANOTHER)}
+        assert {each.key for each in known.all} == {key(CA), key(ANOTHER)}
         signs = authorities.load(place / "ca")
         seen.add(signs)
         if signs == ANOTHER:
             assert authorities.cross(place / "ca") != b""
-            assert authorities.recall(place / "ca").ends == {key(AUTHORITY): ENDS}
+            assert authorities.recall(place / "ca").ends == {key(CA): ENDS}
             assert known.coming is None
         else:
             switch(place)
         assert authorities.load(place / "ca") == ANOTHER
-    assert seen == {AUTHORITY, ANOTHER}
+    assert seen == {CA, ANOTHER}
 
 
 @pytest.mark.parametrize("how", [KILL, FAIL])
 def test_an_old_ca_goes(tmp_path: Path, how: str) -> None:
     def drop(place: PurePosixPath) -> None:
-        authorities.drop(place / "ca", key(AUTHORITY), ME)
+        authorities.drop(place / "ca", key(CA), ME)
 
     for place in every_interruption(tmp_path, switched, drop, how):
         assert authorities.load(place / "ca") == ANOTHER

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import os
 import stat
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address, IPv4Network
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 
 import pytest
+from issued import ADDRESS, CA, HOST, NOW
 
 from mirror_agent.certificates import Pair, making, reading
 from mirror_agent.host import pairs
 from mirror_agent.model import Trouble
 
 ME = os.geteuid()
-NOW = datetime(2026, 11, 24, 7, 0, tzinfo=UTC)
 
 
-def authority() -> Pair:
-    return making.make_authority(("mirror.lan",), (IPv4Network("10.0.0.0/24"),), "appliance", NOW, 3650)
-
-
-CA = authority()
-FIRST, SECOND, THIRD = (
-    making.issue(CA, "quay.mirror.lan", IPv4Address("10.0.0.4"), NOW + timedelta(days=day), 90) for day in range(3)
-)
+FIRST, SECOND, THIRD = (making.issue(CA, HOST, ADDRESS, NOW + timedelta(days=day), 90) for day in range(3))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 from pathlib import Path, PurePosixPath
 
 import pytest
-from test_certificates import CA
+from issued import CA
 
 from mirror_agent import pods, wish
 from mirror_agent.host import state

@@ -192,7 +192,7 @@ class WriteUnits(Action):
 
 @dataclass(frozen=True, slots=True)
 class StopUnits(Action):
-    """Stop units whose file is to go."""
+    """Stop units whose file is to go, or whose address another mirror is to have."""
 
     units: tuple[str, ...]
 

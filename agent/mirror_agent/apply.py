@@ -119,6 +119,8 @@ def _do(kind: type[Action], batch: list[Action], desired: Desired, observed: Obs
     """One kind of step, for all mirrors that need it now."""
     if kind is ClaimAddress:
         return _claim([step for step in batch if isinstance(step, ClaimAddress)], desired, hands)
+    if kind is StopUnits:
+        return _stop([step for step in batch if isinstance(step, StopUnits)], hands)
     if kind in (StartUnits, RestartUnits):
         return _run([step for step in batch if isinstance(step, StartUnits | RestartUnits)], desired, hands)
     failures: Failures = []
@@ -154,8 +156,6 @@ def _one(step: Action, desired: Desired, observed: Observed, hands: Hands) -> No
             files.write(step.file)
         case WriteUnits():
             _write_units(step, desired)
-        case StopUnits():
-            _stop(step, hands)
         case DeleteFile():
             files.remove(step.path)
         case ReloadSystemd():
@@ -337,15 +337,6 @@ def _write_units(step: WriteUnits, desired: Desired) -> None:
         files.write(file)
 
 
-def _stop(step: StopUnits, hands: Hands) -> None:
-    """A unit that ended as failed is forgotten by systemd too: its file can go then."""
-    results = hands.systemd.stop(step.units, START_SECONDS)
-    for unit, result in results.items():
-        if result != "done":
-            raise Trouble(unit, f"its stop ended with {result!r}", f"journalctl -u {unit}")
-        hands.systemd.reset_failed(unit)
-
-
 def _announce(step: AnnounceAddress, desired: Desired, observed: Observed, hands: Hands) -> None:
     mirror, infra = _mirror(desired, step.mirror), observed.container(step.mirror, None)
     if infra is not None:
@@ -435,6 +426,19 @@ def _claim(batch: Sequence[ClaimAddress], desired: Desired, hands: Hands) -> Fai
             failures.append((step, Trouble(str(step.address), f"is taken by {mac}", hint, messages.ADDRESS_TAKEN)))
         else:
             hands.claimed.add(step.address)
+    return failures
+
+
+def _stop(batch: Sequence[StopUnits], hands: Hands) -> Failures:
+    """All jobs at once.  A unit that ended as failed is forgotten by systemd too: its file can go then."""
+    results = hands.systemd.stop([unit for step in batch for unit in step.units], START_SECONDS)
+    failures: Failures = []
+    for step in batch:
+        if bad := [unit for unit in step.units if results[unit] != "done"]:
+            reason, hint = f"its stop ended with {results[bad[0]]!r}", f"journalctl -u {bad[0]}"
+            failures.append((step, Trouble(bad[0], reason, hint)))
+        for unit in set(step.units).difference(bad):
+            hands.systemd.reset_failed(unit)
     return failures
 
 

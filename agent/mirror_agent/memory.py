@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -91,20 +92,27 @@ class Memory:
                 self.good[mirror.name] = (mirror, pod)
 
     def fall_back(self, desired: plan.Desired) -> tuple[plan.Desired, tuple[Problem, ...]]:
-        """A mirror whose new definition does not start runs as it last did, until the definition changes again."""
-        mirrors, pods, problems = list(desired.mirrors), dict(desired.pods), []
-        for name, (bad, mirror, good) in list(self.rejected.items()):
-            if pods.get(name) != bad:
-                del self.rejected[name]
-                continue
-            pods[name] = good
-            mirrors = [mirror if m.name == name else m for m in mirrors]
-            problems.append(
-                Problem(f"{name}.toml", "", "the mirror does not start with it and runs as before",
-                        f"journalctl -u mirror-{name}-edge -u mirror-{name}-registry tells why", name,
-                        messages.FALLEN_BACK)
-            )  # fmt: skip
-        return replace(desired, mirrors=tuple(mirrors), pods=pods), tuple(problems)
+        """A mirror whose new definition does not start runs as it last did, until the definition changes again.
+
+        Where another mirror has its address by now, there is no way back: the new definition is tried again and again.
+        """
+        self.rejected = {name: kept for name, kept in self.rejected.items() if desired.pods.get(name) == kept[0]}
+        back = {name: (mirror, good) for name, (_, mirror, good) in self.rejected.items()}
+        while True:
+            mirrors = tuple(back[m.name][0] if m.name in back else m for m in desired.mirrors)
+            count = Counter(mirror.address for mirror in mirrors)
+            if not (crowded := [name for name, (mirror, _) in back.items() if count[mirror.address] > 1]):
+                break
+            for name in crowded:
+                del back[name]
+        problems = tuple(
+            Problem(f"{name}.toml", "", "the mirror does not start with it and runs as before",
+                    f"journalctl -u mirror-{name}-edge -u mirror-{name}-registry tells why", name,
+                    messages.FALLEN_BACK)
+            for name in back
+        )  # fmt: skip
+        pods = {**desired.pods, **{name: good for name, (_, good) in back.items()}}
+        return replace(desired, mirrors=mirrors, pods=pods), problems
 
     def failures(self) -> dict[str, status.Failure]:
         """The last failure of each mirror, and of each subject that serves all of them."""

@@ -535,7 +535,8 @@ class ContainerState:
     pod_hash: str = ""
     hash: str = ""
     started: str = ""  # podman's own time stamp: another start is another value
-    namespace: str = ""  # path of the network namespace
+    namespace: str = ""  # path of its pod's network namespace
+    address: IPv4Address | None = None  # of its pod, on the LAN
 
     @property
     def start(self) -> str:

@@ -13,7 +13,16 @@ from mirror_agent import cluster, pull_limit, rollover
 from mirror_agent.actions import Action, ProveMirror, Publish
 from mirror_agent.certificates import judging
 from mirror_agent.model import Fill, Mirror, Problem, UnitState
-from mirror_agent.plan import Desired, Observed, answers, cluster_outcome, in_doubt, rollover_view, unit_services
+from mirror_agent.plan import (
+    Desired,
+    Observed,
+    answers,
+    cluster_outcome,
+    in_doubt,
+    rollover_view,
+    unit_services,
+    waits_for,
+)
 from mirror_agent.usage import Usage
 
 ISSUING = "issue-certificate"  # the step whose failure is a certificate's
@@ -237,10 +246,15 @@ def _mirror(
         proved=proof.image if proof else "",
         certificate=_certificate(mirror, observed, failures),
         not_after=_iso(certificate.not_after if certificate else None),
-        reason=failure.reason if failure else "",
+        reason=failure.reason if failure else _waits(mirror, observed),
         cache=_cache(mirror, observed),
         pull_limit=_pull_limit(mirror, observed),
     )
+
+
+def _waits(mirror: Mirror, observed: Observed) -> str:
+    other = waits_for(mirror, observed)
+    return f"waits until mirror {other} has left {mirror.address}" if other else ""
 
 
 def _is_published(host: str, desired: Desired, observed: Observed) -> bool:

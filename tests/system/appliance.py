@@ -24,6 +24,7 @@ CACHE = f"{STATE}/cache"
 PUBLISHED = "/srv/publish"
 STATUS = "/run/mirror-agent/status.json"
 LIMITS = "/run/mirror-agent/pull-limits.json"
+UNIT_FAILED, START_FAILED = "d9b373ed55a64feb8242e02dbe79a49c", "be02cf6855d2428ba40df7e9d022f03d"  # of systemd
 ROLES = ("pod", "edge", "registry")  # of a mirror's services: mirror-NAME-ROLE.service
 MB = 1_000_000
 PATIENCE = 3  # a busy machine may take so many times longer
@@ -122,6 +123,14 @@ class Appliance:
         options = [f"--after-cursor={since}"] if since else []
         argv = ["journalctl", "-b", "-o", "json", "-t", "mirror-agent", *options, *matches]
         return [json.loads(line) for line in self.box.exec(*argv).stdout.splitlines()]
+
+    def failures(self, since: str) -> list[Line]:
+        """What went wrong with mirrors after a cursor: units that failed, and what the agent says as an error."""
+        failed = [f"MESSAGE_ID={each}" for each in (UNIT_FAILED, START_FAILED)]
+        argv = ["journalctl", "-b", "-o", "json", f"--after-cursor={since}", *failed]
+        lines = [json.loads(line) for line in self.box.exec(*argv).stdout.splitlines()]
+        errors = [line for line in self.journal(since=since) if int(line["PRIORITY"]) <= 3]
+        return [line for line in lines if line.get("UNIT", "").startswith("mirror-")] + errors
 
     def cursor(self) -> str:
         """The end of the journal as it is now."""

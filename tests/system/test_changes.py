@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from appliance import AGENT_TOML, CACHE, FIVE, MB, STATE, Appliance, in_order, parts, slow_pull, weight
+from appliance import AGENT_TOML, CACHE, DEFINITIONS, FIVE, MB, STATE, Appliance, in_order, parts, slow_pull, weight
 
 APP = "demo/app"
 OTHERS = ("docker", "gcr", "ghcr")  # never touched here; the slow pull comes through docker
@@ -80,10 +80,47 @@ def test_another_address_restarts_its_pod_only(four: Appliance, large: str) -> N
     four.pull(f"quay.io/{APP}:1.0")
     gone = four.box.node("curl", "-sk", "-m", "4", f"https://{old}/v2/", check=False)
     assert gone.returncode in (7, 28), "the old address still answers"
-    served = four.box.node("sh", "-c", "openssl s_client -connect 10.0.0.55:443 </dev/null 2>/dev/null | "
-                           "openssl x509 -noout -ext subjectAltName").stdout  # fmt: skip
+    served = shown_at(four, "10.0.0.55")
     assert "IP Address:10.0.0.55" in served
     assert old not in served
+
+
+@pytest.mark.parametrize("names", [("quay", "ghcr"), ("quay", "ghcr", "gcr")], ids=["two", "three"])
+def test_mirrors_take_over_each_other_s_addresses_in_one_change(
+    four: Appliance, large: str, names: tuple[str, ...]
+) -> None:
+    """Each gets the next one's, and one of them is slow to stop. No unit fails on the way."""
+    addresses = [four.mirror(name)["address"] for name in names]
+    wanted = dict(zip(names, addresses[1:] + addresses[:1], strict=True))
+    with undisturbed(four, large, *names), slow_to_stop(four, "mirror-ghcr-registry.service"):
+        since = four.cursor()
+        for name, address in wanted.items():
+            four.write(f"/tmp/{name}.toml", f'source = "{FIVE[name]}"\naddress = "{address}"\n')
+        four.sh(f"mv {' '.join(f'/tmp/{name}.toml' for name in names)} {DEFINITIONS}/")
+        four.wait(lambda: {n: four.hosts()[f"{n}.mirror.lan"] for n in names} == wanted, 60, "the addresses, published")
+        four.serving(*FIVE)
+    assert [line["MESSAGE"] for line in four.failures(since)] == []
+    four.configure_node()
+    for name, address in wanted.items():
+        assert f"DNS:{name}.mirror.lan, IP Address:{address}" in shown_at(four, address)
+        four.pull(f"{FIVE[name]}/{APP}:1.0")
+
+
+@contextmanager
+def slow_to_stop(appliance: Appliance, unit: str) -> Iterator[None]:
+    """A unit that takes its time: what it runs in stops after it, so others are quicker."""
+    folder = f"/etc/systemd/system/{unit}.d"
+    appliance.sh(
+        f"mkdir -p {folder}; printf '[Service]\\nExecStop=sleep 4\\n' > {folder}/slow.conf; systemctl daemon-reload"
+    )
+    yield
+    appliance.sh(f"rm -r {folder}; systemctl daemon-reload")
+
+
+def shown_at(appliance: Appliance, address: str) -> str:
+    """The names in the certificate that the node is shown at an address."""
+    script = f"openssl s_client -connect {address}:443 </dev/null 2>/dev/null | openssl x509 -noout -ext subjectAltName"
+    return appliance.box.node("sh", "-c", script).stdout
 
 
 @pytest.mark.parametrize("role", ["edge", "registry"])

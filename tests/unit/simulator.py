@@ -162,7 +162,9 @@ class Host:
         for service, (file, start) in self.active.items():
             text, owner = file.content.decode(), plan.unit_owner(file)
             if file.path.suffix == ".pod":
-                yield ContainerState(owner, None, f"{service}-{start}", _first(_POD_HASH, text), "", str(start), "ns")
+                address = IPv4Address(_first(_ADDRESS, text))
+                pod_hash = _first(_POD_HASH, text)
+                yield ContainerState(owner, None, f"{service}-{start}", pod_hash, "", str(start), "ns", address)
             elif file.path.suffix == ".container":
                 role = Role.EDGE if service.endswith("-edge.service") else Role.REGISTRY
                 hashes = _first(_POD_HASH, text), _first(_HASH, text)
@@ -207,12 +209,12 @@ class Host:
                     self._stop(service)
             case actions.StartUnits():
                 for service in step.units:
-                    self._start(service, desired)
+                    self._start_in_time(service, desired)
             case actions.RestartUnits():
                 for service in step.units:
                     assert service in self.active, f"{step}: it does not run"
                     self._stop(service)
-                    self._start(service, desired)
+                    self._start_in_time(service, desired)
             case actions.ReloadEdge():
                 self.edges[step.mirror] = self._edge(step.mirror)
                 assert self.edges[step.mirror].config == step.config, f"{step}: not what is on disk"
@@ -268,6 +270,13 @@ class Host:
                 needs = f"{pods.pod_name(plan.unit_owner(file))}.pod"
             if not needs or PATHS.units / needs in units:
                 self.loaded[plan.service_of(path)] = file
+
+    def _start_in_time(self, service: str, desired: Desired) -> None:
+        """What the agent starts is never in another one's way; at a boot it may be."""
+        try:
+            self._start(service, desired)
+        except Failed as failed:
+            raise AssertionError(str(failed)) from failed
 
     def _start(self, service: str, desired: Desired) -> None:
         if service in self.active:

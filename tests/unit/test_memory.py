@@ -181,6 +181,30 @@ def test_what_does_not_start_is_replaced_by_what_ran_until_it_changes_again() ->
     assert all("1.28" in f.content.decode() for s, (f, _) in host.active.items() if s.endswith("edge.service"))
 
 
+SWAPPED = BOTH.but(quay=QUAY.replace("10.0.0.4", "10.0.0.8"), ghcr=GHCR.replace("10.0.0.8", "10.0.0.4"))
+
+
+def test_two_that_swapped_addresses_and_do_not_start_go_back_together() -> None:
+    host, memory = Machine(), Memory()
+    burst(host, BOTH, memory, NOW)
+    swapped = Written(SWAPPED.definitions, BROKEN.settings)
+    assert burst(host, swapped, memory, at(1)) == ["the mirror does not start with it and runs as before"] * 2
+    assert {name: str(host.address_of(name)) for name in ("quay", "ghcr")} == {"quay": "10.0.0.4", "ghcr": "10.0.0.8"}
+
+
+def test_there_is_no_way_back_to_an_address_that_another_mirror_has_by_now() -> None:
+    host, memory = Machine(), Memory()
+    burst(host, BOTH, memory, NOW)
+    swapped = host.desired(SWAPPED)
+    good = {mirror.name: (mirror, host.desired(BOTH).pods[mirror.name]) for mirror in host.desired(BOTH).mirrors}
+    memory.rejected["quay"] = (swapped.pods["quay"], *good["quay"])
+    assert memory.fall_back(swapped) == (swapped, ()), "ghcr is to have 10.0.0.4"
+    memory.rejected["ghcr"] = (swapped.pods["ghcr"], *good["ghcr"])
+    back, problems = memory.fall_back(swapped)
+    assert {mirror.name: str(mirror.address) for mirror in back.mirrors} == {"quay": "10.0.0.4", "ghcr": "10.0.0.8"}
+    assert len(problems) == 2
+
+
 def test_a_mirror_that_never_ran_has_nothing_to_fall_back_to() -> None:
     memory = Memory()
     host = Machine()

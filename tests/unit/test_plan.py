@@ -32,7 +32,7 @@ from simulator import (
     steps,
 )
 
-from mirror_agent import actions, plan, pods
+from mirror_agent import actions, plan, pods, status
 from mirror_agent.actions import Action
 from mirror_agent.model import Blob, Document, File, Role, Store
 
@@ -48,6 +48,12 @@ IMAGE = SETTINGS + '[images]\nedge = "docker.io/library/nginx:1.28"\n'
 UNPUBLISHED = SETTINGS.replace("[publish.folder]", "[cache]").replace('path = "/srv/publish"', 'budget = "1GiB"')
 NARROW = SETTINGS.replace("10.0.0.4-10.0.0.60", "10.0.0.6-10.0.0.60")  # quay's address is no longer in it
 
+SWAPPED = Written({"quay": QUAY.replace("10.0.0.4", "10.0.0.8"), "ghcr": GHCR.replace("10.0.0.8", "10.0.0.4")})
+GCR = 'source = "gcr.io"\naddress = "10.0.0.9"\n'
+THREE = BOTH.but(gcr=GCR)
+TURNED = SWAPPED.but(ghcr=GHCR.replace("10.0.0.8", "10.0.0.9"), gcr=GCR.replace("10.0.0.9", "10.0.0.4"))
+ONE_UP = TURNED.but(gcr=GCR.replace("10.0.0.9", "10.0.0.10"))  # quay to ghcr's, ghcr to gcr's, gcr to a free one
+
 CHANGES = {
     "the first two": (NOTHING, BOTH),
     "one more": (Written({"quay": QUAY}), BOTH),
@@ -62,6 +68,10 @@ CHANGES = {
     "one for another": (BOTH, BOTH.but(quay=None, docker='source = "docker.io"\naddress = "10.0.0.4"\n')),
     "network": (BOTH, replace(BOTH, settings=LAN)),
     "image": (BOTH, replace(BOTH, settings=IMAGE)),
+    "two swap": (BOTH, SWAPPED),
+    "three in a circle": (THREE, TURNED),
+    "three in a row": (THREE, ONE_UP),
+    "a new one on another's address": (Written({"quay": QUAY}), SWAPPED.but(quay=QUAY.replace(".4", ".7"))),
     "one in doubt": (BOTH, replace(BOTH, settings=NARROW)),
     "one in doubt, one gone": (BOTH, replace(BOTH, settings=NARROW).but(ghcr=None)),
 }
@@ -480,6 +490,62 @@ def test_a_new_ca_is_made_before_anything_is_signed() -> None:
     host = settled(BOTH).copy()
     host.authority = None
     assert {step.action for step in steps(host, BOTH)} == {"create-authority"}
+
+
+# --- addresses of each other ---------------------------------------------------------------------------------------
+
+
+def starts_and_stops(rounds: list[tuple[Action, ...]]) -> list[list[str]]:
+    """What is stopped and started in each round that does."""
+    kinds = actions.StopUnits | actions.StartUnits | actions.RestartUnits
+    found = [[f"{step.action} {step.mirror}" for step in todo if isinstance(step, kinds)] for todo in rounds]
+    return [batch for batch in found if batch]
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ("two swap", [["stop-units ghcr", "stop-units quay"], ["start-units ghcr", "start-units quay"]]),
+        ("three in a circle", [
+            ["stop-units gcr", "stop-units ghcr", "stop-units quay"],
+            ["start-units gcr", "start-units ghcr", "start-units quay"],
+        ]),
+        ("three in a row", [["restart-units gcr"], ["restart-units ghcr"], ["restart-units quay"]]),
+    ],
+)  # fmt: skip
+def test_mirrors_take_over_each_other_s_addresses_without_a_failed_start(change: str, wanted: list[list[str]]) -> None:
+    """The host in memory refuses a start with an address that another pod has."""
+    assert starts_and_stops(moved(*CHANGES[change])[1]) == wanted
+
+
+def test_a_mirror_runs_on_until_the_one_on_its_new_address_can_move() -> None:
+    """ghcr is to move to an address that a stranger has."""
+    host = settled(BOTH).copy()
+    host.taken.add(IPv4Address("10.0.0.9"))
+    after = BOTH.but(quay=QUAY.replace("10.0.0.4", "10.0.0.8"), ghcr=GHCR.replace("10.0.0.8", "10.0.0.9"))
+    for _ in range(8):
+        one_round(host, after)
+    assert host.active == settled(BOTH).active
+    desired = host.desired(after)
+    shown = status.describe(desired, host.observed(desired), (), {}, (), NOW)
+    assert [(row.name, row.reason) for row in shown.mirrors] == [
+        ("ghcr", ""), ("quay", "waits until mirror ghcr has left 10.0.0.8"),
+    ]  # fmt: skip
+    host.taken.clear()
+    assert starts_and_stops(settle(host, after)) == [["restart-units ghcr"], ["restart-units quay"]]
+
+
+def test_nobody_of_a_circle_is_stopped_before_all_of_it_can_start() -> None:
+    host = settled(BOTH).copy()
+    for _ in range(8):
+        todo = steps(host, SWAPPED)
+        late = [
+            n for n, step in enumerate(todo) if isinstance(step, actions.IssueCertificate) and step.mirror == "ghcr"
+        ]
+        one_round(host, SWAPPED, failing=late)
+    assert host.active == settled(BOTH).active
+    settle(host, SWAPPED)
+    assert end(host, SWAPPED) == end(settled(SWAPPED), SWAPPED)
 
 
 # --- what is not to be touched -----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from ipaddress import IPv4Address
 from typing import Any, TypeGuard
 from urllib.parse import quote
 
@@ -156,18 +157,23 @@ class Containers:
     def states(self) -> tuple[ContainerState, ...]:
         """The running containers of our pods, the infra containers among them, in the order of their names."""
         listed = [item for item in self._json("/containers/json", "podman ps") if _mirror(item)]
-        namespaces = {item["Pod"]: self._namespace(item["Id"]) for item in listed if item.get("IsInfra")}
-        states = [_state(item, namespaces.get(item.get("Pod", ""), "")) for item in listed]
+        networks = {item["Pod"]: self._network_of(item["Id"]) for item in listed if item.get("IsInfra")}
+        states = [_state(item, *networks.get(item.get("Pod", ""), ("", None))) for item in listed]
         return tuple(sorted(states, key=lambda state: (state.mirror, state.role or "", state.id)))
 
-    def _namespace(self, infra: str) -> str:
-        """The path of a pod's network namespace, which its infra container owns; "" when it has just gone."""
+    def _network_of(self, infra: str) -> tuple[str, IPv4Address | None]:
+        """The path of a pod's network namespace, which its infra container owns, and the address in it.
+
+        "" and None when it has just gone.
+        """
         try:
-            return str(self._json(f"/containers/{infra}/json", infra)["NetworkSettings"].get("SandboxKey") or "")
+            found = self._json(f"/containers/{infra}/json", infra)["NetworkSettings"]
         except Trouble as trouble:
             if isinstance(trouble.__cause__, NotFound):
-                return ""
+                return "", None
             raise
+        addresses = [text for each in (found.get("Networks") or {}).values() if (text := each.get("IPAddress"))]
+        return str(found.get("SandboxKey") or ""), IPv4Address(addresses[0]) if addresses else None
 
     # --- networks ---
 
@@ -201,7 +207,7 @@ def _mirror(item: Mapping[str, Any]) -> str:
     return label or (pod.removeprefix(_POD) if item.get("IsInfra") and pod.startswith(_POD) else "")
 
 
-def _state(item: Mapping[str, Any], namespace: str) -> ContainerState:
+def _state(item: Mapping[str, Any], namespace: str, address: IPv4Address | None) -> ContainerState:
     labels = item.get("Labels") or {}
     role = labels.get(LABEL + "role")
     return ContainerState(
@@ -212,6 +218,7 @@ def _state(item: Mapping[str, Any], namespace: str) -> ContainerState:
         hash=labels.get(LABEL + "unit", ""),
         started=str(item.get("StartedAt", "")),  # in seconds; quadlet gives each start a container of its own too
         namespace=namespace,
+        address=address,
     )
 
 

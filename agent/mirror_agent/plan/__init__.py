@@ -8,9 +8,10 @@ when it was proved.  The loop observes again after each round, so that every ste
 from __future__ import annotations
 
 from mirror_agent.plan.leaves import is_public, problems, rollover_view
+from mirror_agent.plan.moves import unheld, waits_for
 from mirror_agent.plan.names import hold_file, service_of, unit_owner, unit_services, unit_upstream
 from mirror_agent.plan.publications import answers, cluster_outcome, documents, in_doubt, publication, unwell
-from mirror_agent.plan.steps import plan, runs, unheld
+from mirror_agent.plan.steps import plan, runs
 from mirror_agent.plan.values import Desired, Observed, compose
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "unit_services",
     "unit_upstream",
     "unwell",
+    "waits_for",
 ]

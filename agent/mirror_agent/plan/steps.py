@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Set
 from datetime import datetime, timedelta
-from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 
 from mirror_agent import eviction, pods, pull_limit, rollover
@@ -43,6 +42,7 @@ from mirror_agent.model import (
     UnitState,
 )
 from mirror_agent.plan.leaves import due, rollover_view, withheld
+from mirror_agent.plan.moves import holds, make_way
 from mirror_agent.plan.names import service_of, unit_owner, unit_services
 from mirror_agent.plan.publications import answers, publish, publish_to_cluster, withdraw
 from mirror_agent.plan.values import Desired, Observed
@@ -61,6 +61,7 @@ def plan(desired: Desired, observed: Observed, now: datetime) -> tuple[Action, .
             continue
         configs = there[desired.paths.mirror(mirror.name)]
         steps += _mirror(mirror, desired.pods[mirror.name], configs, desired, observed, now)
+    steps = [*make_way(steps, desired, observed)]
     steps += _ask_limits(desired, observed, now)
     steps += _leftovers(desired, observed)
     steps += _reload(desired, observed, steps)
@@ -97,7 +98,7 @@ def _mirror(
     startable = observed.images.issuperset(pod.images) and observed.files.get(network.path) == network
     if observed.authority is None and not observed.damaged:
         return []
-    if mirror.address not in observed.claimed and not _holds(mirror, pod, observed):
+    if mirror.address not in observed.claimed and not holds(mirror, observed):
         return [ClaimAddress(mirror.name, "not held yet", mirror.address)] if startable else []
     prepare = [*_prepare(mirror, pod, there, desired, observed, now)]
     changed = tuple(unit for unit in pod.units if observed.files.get(unit.path) != unit)
@@ -135,21 +136,6 @@ def _prepare(
             yield AskRenewal(
                 mirror.name, "some hours ago", certificate.serial, suggestion.asked if suggestion else None
             )
-
-
-def _holds(mirror: Mirror, pod: Pod, observed: Observed) -> bool:
-    """Is the address one that this mirror holds at the moment?  A pod that runs is known by the hash in its unit."""
-    infra = observed.container(mirror.name, None)
-    written = b"".join(observed.files[unit.path].content for unit in pod.units if unit.path in observed.files)
-    return infra is not None and f"--ip={mirror.address}\n".encode() in written and infra.pod_hash.encode() in written
-
-
-def unheld(desired: Desired, observed: Observed) -> frozenset[IPv4Address]:
-    """Addresses that mirrors do not hold yet: for these alone a claim counts.
-
-    One that was held and is no longer may have been taken by somebody meanwhile: it is claimed again.
-    """
-    return frozenset(m.address for m in desired.mirrors if not _holds(m, desired.pods[m.name], observed))
 
 
 def _loaded(service: str, observed: Observed) -> bool:

@@ -1,4 +1,4 @@
-"""Floor 1: the steps that plan.py can ask for and apply.py can do, as values.
+"""Floor 1: the steps that plan/ can ask for and apply.py can do, as values.
 
 `str(step)` is what it does, in words for people.  Two steps are equal when they would do the same thing: `why` does
 not count, so that a step that was done and is asked for again is recognised as futile.
@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
+from typing import get_args
 
 from mirror_agent.model import Change, Cost, Document, Eviction, File, Folder
 
 
 @dataclass(frozen=True, slots=True)
-class Action:
-    """One step.  `mirror` is "" for steps that serve all; a failed step holds back only its own mirror."""
+class Step:
+    """What all steps have.  `mirror` is "" for steps that serve all; a failed step holds back only its own mirror."""
 
     mirror: str
     why: str = field(compare=False)
@@ -42,7 +43,7 @@ class Action:
 
 
 @dataclass(frozen=True, slots=True)
-class CreateAuthority(Action):
+class CreateAuthority(Step):
     """Make the agent's own CA."""
 
     def __str__(self) -> str:
@@ -50,7 +51,7 @@ class CreateAuthority(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class PrepareAuthority(Action):
+class PrepareAuthority(Step):
     """Make the next CA, to be published beside the current one, or take over the one that an admin brought."""
 
     def __str__(self) -> str:
@@ -58,7 +59,7 @@ class PrepareAuthority(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class NotePublished(Action):
+class NotePublished(Step):
     """Remember since when every target has the next CA."""
 
     key: str
@@ -68,7 +69,7 @@ class NotePublished(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class SwitchAuthority(Action):
+class SwitchAuthority(Step):
     """Issue from the next CA from now on; the one before stays trusted."""
 
     key: str
@@ -78,7 +79,7 @@ class SwitchAuthority(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class DropAuthority(Action):
+class DropAuthority(Step):
     """Trust a CA no more that signs nothing any more."""
 
     key: str
@@ -93,7 +94,7 @@ class DropAuthority(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class PullImage(Action):
+class PullImage(Step):
     """Bring an image that pods need, before any unit needs it."""
 
     image: str
@@ -108,7 +109,7 @@ class PullImage(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class Remember(Action):
+class Remember(Step):
     """Keep what must survive a restart of the agent: leases and the definitions in force."""
 
     leases: Mapping[str, IPv4Address]
@@ -119,7 +120,7 @@ class Remember(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class MakeFolder(Action):
+class MakeFolder(Step):
     """Make a folder, or give it its mode and owner."""
 
     folder: Folder
@@ -129,7 +130,7 @@ class MakeFolder(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class WriteFile(Action):
+class WriteFile(Step):
     """Write a configuration that running containers read later, on reload or restart."""
 
     file: File
@@ -139,7 +140,7 @@ class WriteFile(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class IssueCertificate(Action):
+class IssueCertificate(Step):
     """Get a certificate for a mirror and make it the current one."""
 
     not_after: datetime | None = field(default=None, compare=False)  # of the one that is served meanwhile
@@ -150,7 +151,7 @@ class IssueCertificate(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class AskRenewal(Action):
+class AskRenewal(Step):
     """Ask the ACME server when it would have a mirror's certificate renewed."""
 
     serial: int
@@ -161,7 +162,7 @@ class AskRenewal(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class AskPullLimit(Action):
+class AskPullLimit(Step):
     """Ask the upstream what is left of its limit on pulls."""
 
     asked: datetime | None  # the last time
@@ -171,7 +172,7 @@ class AskPullLimit(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class ClaimAddress(Action):
+class ClaimAddress(Step):
     """Ask the LAN whether the address is free, before it is used."""
 
     address: IPv4Address
@@ -181,7 +182,7 @@ class ClaimAddress(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class WriteUnits(Action):
+class WriteUnits(Step):
     """Write quadlet files of one mirror (or the network's), after podman's own check of them."""
 
     files: tuple[File, ...]
@@ -191,7 +192,7 @@ class WriteUnits(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class StopUnits(Action):
+class StopUnits(Step):
     """Stop units whose file is to go, or whose address another mirror is to have."""
 
     units: tuple[str, ...]
@@ -201,7 +202,7 @@ class StopUnits(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class DeleteFile(Action):
+class DeleteFile(Step):
     """Delete a file of ours that should no longer exist."""
 
     path: PurePosixPath
@@ -211,7 +212,7 @@ class DeleteFile(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class ReloadSystemd(Action):
+class ReloadSystemd(Step):
     """One daemon-reload for all that was written or deleted."""
 
     units: tuple[str, ...]  # for which: a second reload for the very same ones would be futile
@@ -221,7 +222,7 @@ class ReloadSystemd(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class StartUnits(Action):
+class StartUnits(Step):
     """Start units that do not run, and wait until the edge answers."""
 
     units: tuple[str, ...]
@@ -231,7 +232,7 @@ class StartUnits(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class RestartUnits(Action):
+class RestartUnits(Step):
     """Restart units that run with something else than they should, and wait until the edge answers."""
 
     units: tuple[str, ...]
@@ -241,7 +242,7 @@ class RestartUnits(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class ReloadEdge(Action):
+class ReloadEdge(Step):
     """Let the edge take a new configuration or certificate without dropping a connection; proved by its answer."""
 
     unit: str
@@ -253,7 +254,7 @@ class ReloadEdge(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class AnnounceAddress(Action):
+class AnnounceAddress(Step):
     """Gratuitous ARP from inside the pod, so that neighbours forget who had the address before."""
 
     start: str  # identity of the pod's start
@@ -263,7 +264,7 @@ class AnnounceAddress(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class ProveMirror(Action):
+class ProveMirror(Step):
     """Pull an image through the mirror's own name, TLS chain and address."""
 
     image: str
@@ -273,7 +274,7 @@ class ProveMirror(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class RemoveNetwork(Action):
+class RemoveNetwork(Step):
     """Remove a podman network of ours that no pod uses any more."""
 
     network: str
@@ -283,7 +284,7 @@ class RemoveNetwork(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class Publish(Action):
+class Publish(Step):
     """Carry the documents to a target."""
 
     target: str
@@ -300,7 +301,7 @@ class Publish(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class PublishToCluster(Action):
+class PublishToCluster(Step):
     """Apply changes to a cluster, trust before mirrors."""
 
     target: str
@@ -318,7 +319,7 @@ class PublishToCluster(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class Evict(Action):
+class Evict(Step):
     """Take images out of a mirror's store, live."""
 
     eviction: Eviction
@@ -329,7 +330,7 @@ class Evict(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class HoldFetches(Action):
+class HoldFetches(Step):
     """Tell the edge whether the disk is full: then it fetches no more blobs, and serves those that are there."""
 
     full: bool
@@ -339,44 +340,45 @@ class HoldFetches(Action):
 
 
 @dataclass(frozen=True, slots=True)
-class Withdraw(Action):
+class Withdraw(Step):
     """Forget the proof of a mirror: it leaves the publications, until a real pull proves it again."""
 
     def __str__(self) -> str:
         return "withdraw from the publications"
 
 
-# The order of the steps of one round.
-ORDER: tuple[type[Action], ...] = (
-    CreateAuthority,
-    PrepareAuthority,
-    NotePublished,
-    SwitchAuthority,
-    DropAuthority,
-    Remember,
-    PullImage,
-    MakeFolder,
-    ClaimAddress,
-    IssueCertificate,
-    AskRenewal,
-    WriteFile,
-    StopUnits,
-    WriteUnits,
-    DeleteFile,
-    ReloadSystemd,
-    RestartUnits,
-    StartUnits,
-    ReloadEdge,
-    AnnounceAddress,
-    ProveMirror,
-    AskPullLimit,
-    RemoveNetwork,
-    Evict,
-    HoldFetches,
-    Withdraw,
-    Publish,
-    PublishToCluster,
+# Every kind of step, in the order of one round.
+type Action = (
+    CreateAuthority
+    | PrepareAuthority
+    | NotePublished
+    | SwitchAuthority
+    | DropAuthority
+    | Remember
+    | PullImage
+    | MakeFolder
+    | ClaimAddress
+    | IssueCertificate
+    | AskRenewal
+    | WriteFile
+    | StopUnits
+    | WriteUnits
+    | DeleteFile
+    | ReloadSystemd
+    | RestartUnits
+    | StartUnits
+    | ReloadEdge
+    | AnnounceAddress
+    | ProveMirror
+    | AskPullLimit
+    | RemoveNetwork
+    | Evict
+    | HoldFetches
+    | Withdraw
+    | Publish
+    | PublishToCluster
 )
+ORDER: tuple[type[Action], ...] = get_args(Action.__value__)
 
 
 def _short(units: Iterable[str]) -> str:

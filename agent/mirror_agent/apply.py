@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from ipaddress import IPv4Address
+from typing import assert_never
 
 from mirror_agent import messages, pods, pull_limit
 from mirror_agent.actions import (
@@ -100,13 +101,13 @@ def apply(steps: Sequence[Action], desired: Desired, observed: Observed, hands: 
     """Do the steps; what failed, and why.  Raises nothing but BusLost: then the agent is to start anew."""
     failures: Failures = []
     held: set[str] = set()
-    for kind, group in itertools.groupby(steps, key=type):
+    for _, group in itertools.groupby(steps, key=type):
         batch = [step for step in group if not step.mirror or step.alone or step.mirror not in held]
         for step in batch:
             told = isinstance(step, QUIET) or _errand(step) in hands.errands.open  # at its beginning
             tell = _log.debug if told else _log.info
             tell(f"{step} ({step.why})" if step.why else str(step), **_fields(step, desired, observed))
-        for step, trouble in _do(kind, batch, desired, observed, hands):
+        for step, trouble in _do(batch, desired, observed, hands):
             failures.append((step, trouble))
             if not step.alone:
                 held.add(step.mirror)
@@ -115,15 +116,15 @@ def apply(steps: Sequence[Action], desired: Desired, observed: Observed, hands: 
     return failures
 
 
-def _do(kind: type[Action], batch: list[Action], desired: Desired, observed: Observed, hands: Hands) -> Failures:
+def _do(batch: list[Action], desired: Desired, observed: Observed, hands: Hands) -> Failures:
     """One kind of step, for all mirrors that need it now."""
-    if kind is ClaimAddress:
-        return _claim([step for step in batch if isinstance(step, ClaimAddress)], desired, hands)
-    if kind is StopUnits:
-        return _stop([step for step in batch if isinstance(step, StopUnits)], hands)
-    if kind in (StartUnits, RestartUnits):
-        return _run([step for step in batch if isinstance(step, StartUnits | RestartUnits)], desired, hands)
     failures: Failures = []
+    if claims := [step for step in batch if isinstance(step, ClaimAddress)]:
+        failures += _claim(claims, desired, hands)
+    if stops := [step for step in batch if isinstance(step, StopUnits)]:
+        failures += _stop(stops, hands)
+    if starts := [step for step in batch if isinstance(step, StartUnits | RestartUnits)]:
+        failures += _run(starts, desired, hands)
     for step in batch:
         try:
             _one(step, desired, observed, hands)
@@ -174,8 +175,10 @@ def _one(step: Action, desired: Desired, observed: Observed, hands: Hands) -> No
             _hold(step, desired)
         case Publish() | PublishToCluster() | Withdraw():
             _told(step, desired, hands)
+        case ClaimAddress() | StopUnits() | StartUnits() | RestartUnits():
+            pass  # _do() has done them together
         case _:
-            raise AssertionError(f"no hands for {step!r}")
+            assert_never(step)  # mypy sees to it that every kind of step stands here
 
 
 def repair(desired: Desired) -> None:
@@ -199,7 +202,11 @@ def repair(desired: Desired) -> None:
 # --- single steps --------------------------------------------------------------------------------------------
 
 
-def _authority(step: Action, desired: Desired, observed: Observed) -> None:
+def _authority(
+    step: CreateAuthority | PrepareAuthority | NotePublished | SwitchAuthority | DropAuthority,
+    desired: Desired,
+    observed: Observed,
+) -> None:
     """One step of a CA's life."""
     place, settings, now = desired.paths.authority, desired.settings, datetime.now(UTC)
     hosts = [mirror.host for mirror in desired.mirrors]

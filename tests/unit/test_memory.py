@@ -60,7 +60,7 @@ def test_another_mirror_image_or_kind_of_step_does_not_wait() -> None:
     memory = Memory()
     memory.failed(CLAIM, "taken", DESIRED, NOW)
     memory.failed(PULL, "no route", DESIRED, NOW)
-    others = [
+    others: list[Action] = [
         actions.ClaimAddress("ghcr", "", DESIRED.leases["ghcr"]),
         START,
         actions.PullImage("", "", "registry"),
@@ -75,7 +75,10 @@ def test_later_steps_of_a_mirror_wait_for_the_one_that_failed() -> None:
     pod = DESIRED.pods["quay"]
     before = [actions.MakeFolder("quay", "", folder) for folder in pod.folders]
     after: list[Action] = [actions.WriteUnits("quay", "", pod.units)]
-    other = [actions.WriteUnits("ghcr", "", DESIRED.pods["ghcr"].units), actions.ReloadSystemd("", "", ())]
+    other: list[Action] = [
+        actions.WriteUnits("ghcr", "", DESIRED.pods["ghcr"].units),
+        actions.ReloadSystemd("", "", ()),
+    ]
     todo = [*before, issue, *after, *other]
     assert memory.due(todo, DESIRED, NOW) == todo
     memory.failed(issue, "the clock is wrong", DESIRED, NOW)

@@ -152,6 +152,7 @@ class MirrorStatus:
     cache: CacheStatus
     certificate: CertificateStatus = CertificateStatus()
     pull_limit: PullLimitStatus | None = None  # None: its upstream is not asked
+    waits: str = ""  # for what, though nothing failed; "" for nothing
 
 
 def told(problem: Problem) -> dict[str, str]:
@@ -246,7 +247,8 @@ def _mirror(
         proved=proof.image if proof else "",
         certificate=_certificate(mirror, observed, failures),
         not_after=_iso(certificate.not_after if certificate else None),
-        reason=failure.reason if failure else _waits(mirror, observed),
+        reason=failure.reason if failure else "",
+        waits=_waits(mirror, observed),
         cache=_cache(mirror, observed),
         pull_limit=_pull_limit(mirror, observed),
     )
@@ -254,7 +256,7 @@ def _mirror(
 
 def _waits(mirror: Mirror, observed: Observed) -> str:
     other = waits_for(mirror, observed)
-    return f"waits until mirror {other} has left {mirror.address}" if other else ""
+    return f"until mirror {other} has left {mirror.address}" if other else ""
 
 
 def _is_published(host: str, desired: Desired, observed: Observed) -> bool:

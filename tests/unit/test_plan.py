@@ -528,9 +528,7 @@ def test_a_mirror_runs_on_until_the_one_on_its_new_address_can_move() -> None:
     assert host.active == settled(BOTH).active
     desired = host.desired(after)
     shown = status.describe(desired, host.observed(desired), (), {}, (), NOW)
-    assert [(row.name, row.reason) for row in shown.mirrors] == [
-        ("ghcr", ""), ("quay", "waits until mirror ghcr has left 10.0.0.8"),
-    ]  # fmt: skip
+    assert {row.name: row.waits for row in shown.mirrors} == {"ghcr": "", "quay": "until mirror ghcr has left 10.0.0.8"}
     host.taken.clear()
     assert starts_and_stops(settle(host, after)) == [["restart-units ghcr"], ["restart-units quay"]]
 

@@ -63,6 +63,7 @@ def _show(status: dict[str, Any]) -> None:
     for failure in status["failures"]:
         about = f"{failure['mirror']}: " if failure["mirror"] else ""
         complain([f"{about}{failure['reason']}; tried again at {failure['again'][11:19]} UTC"])
+    complain(f"{row['name']}: waits {row['waits']}" for row in status["mirrors"] if row.get("waits"))
     complain(str(Problem(**problem)) for problem in status["problems"])
     authority = status["authority"]
     if authority["stage"] not in ("", "steady"):

@@ -53,9 +53,8 @@ def write_in(folder: int, name: str, content: bytes, mode: int, owner: int) -> b
     """`write` in a folder that is open already, so that nobody can put another in its place meanwhile."""
     if _is(folder, name, content, mode, owner):
         return False
-    temporary = temporary_name()
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
+    with _replacing(folder, name) as temporary:
         fd = os.open(temporary, flags, 0o600, dir_fd=folder)
         try:
             rest = memoryview(content)
@@ -65,12 +64,6 @@ def write_in(folder: int, name: str, content: bytes, mode: int, owner: int) -> b
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(temporary, dir_fd=folder)
-        raise
-    os.fsync(folder)
     return True
 
 
@@ -113,16 +106,23 @@ def swap_link(folder: int, name: str, target: str) -> bool:
     with suppress(OSError):
         if os.readlink(name, dir_fd=folder) == target:
             return False
+    with _replacing(folder, name) as temporary:
+        os.symlink(target, temporary, dir_fd=folder)
+    return True
+
+
+@contextmanager
+def _replacing(folder: int, name: str) -> Iterator[str]:
+    """A name to make something under; then it takes the place of `name` in one step, durably, or goes away again."""
     temporary = temporary_name()
     try:
-        os.symlink(target, temporary, dir_fd=folder)
+        yield temporary
         os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except OSError:
         with suppress(OSError):
             os.unlink(temporary, dir_fd=folder)
         raise
     os.fsync(folder)
-    return True
 
 
 def sweep(folder: PurePosixPath) -> int:

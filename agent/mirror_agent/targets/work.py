@@ -1,4 +1,8 @@
-"""Work that may hang, in a thread of its own: a share whose server is gone does not answer, for hours maybe."""
+"""Work that may hang, in a thread of its own: a share whose server is gone does not answer, for hours maybe.
+
+The caller has the answer within the call, which is waited for a little.  An errand (host/errands.py) is the other kind:
+begun at one look of the loop and taken at a later one, with a hint when it has ended.
+"""
 
 from __future__ import annotations
 

@@ -74,6 +74,9 @@ class Liar(BaseHTTPRequestHandler):
         kind, _, name = self.path.rpartition("/")
         tagged = OTHER if lie == "moved" else IMAGE
         content = CONTENT.get(name) if name.startswith("sha256:") else tagged
+        if lie == "elsewhere" and kind.endswith("/blobs"):
+            self._elsewhere(name)
+            return
         if content is None:
             self._send(404, "application/json", b"{}")
             return
@@ -84,6 +87,13 @@ class Liar(BaseHTTPRequestHandler):
             self._send(200, media, OTHER if content == IMAGE else content[::-1], digest(content))
         else:
             self._send(200, media, content, digest(content), len(content) // 2 if lie == "torn" else None)
+
+    def _elsewhere(self, name: str) -> None:
+        """As large registries do: blobs lie with another host."""
+        self.send_response(307)
+        self.send_header("Location", f"https://gcr.io/v2/elsewhere/app/blobs/{name}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def _send(self, status: int, media: str, content: bytes, told: str = "", end: int | None = None) -> None:
         self.send_response(status)

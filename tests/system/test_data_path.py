@@ -14,11 +14,16 @@ import pytest
 
 import by_hand
 from box import Box
+from box.topology import TOKEN_ADDRESS
 from by_hand import CACHE, DOCKER, QUAY, STATE, Handmade
 from client import ask, black_hole, blob_sum, cold_pull, layers, manifest, mirrored, received, throttled, weight
 
 APP = "demo/app"  # on every upstream
 MB = 1_000_000
+_NO_TOKENS = f"""table ip no_tokens {{{{
+  chain forward {{{{ type filter hook forward priority 0; ip daddr {TOKEN_ADDRESS} tcp dport 443 {{}}; }}}}
+}}}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +183,31 @@ def test_what_is_cached_is_served_while_the_internet_is_away(box: Box, how: str)
     print(f"\n{how}: stale tag {' '.join(f'{seconds:.3f}' for seconds in times)} s")
     assert max(times) < 1.5  # one asks, at most every 20 s, and gives up after 0.8 s (the edge's breaker)
     assert sorted(times)[-2] < 1
+
+
+@pytest.mark.parametrize("how", ["reject with tcp reset", "drop"])
+def test_what_is_cached_is_served_while_the_token_service_is_away(box: Box, how: str) -> None:
+    """The registry answers, but wants a token that nobody gives; those that it had are gone with a restart."""
+    name = f"library/token-{how.split()[0]}"
+    image = box.push("docker.io", f"{name}:1", layer_sizes=(1000,))
+    cold_pull(box, f"docker.io/{name}:1", "token")
+    time.sleep(2.5)
+    box.gw("nft", "-f", "-", input=_NO_TOKENS.format(how))
+    try:
+        box.exec("systemctl", "restart", "mirror-docker-registry")
+        deadline = time.monotonic() + 10
+        while manifest(box, DOCKER, name, image["digest"]).status != 200:  # it has not opened its port yet
+            assert time.monotonic() < deadline
+        for reference in ("1", image["digest"], "1"):
+            answer = manifest(box, DOCKER, name, reference)
+            assert (answer.status, answer.headers["docker-content-digest"]) == (200, image["digest"])
+            assert answer.seconds < 1.5
+        cold_pull(box, f"docker.io/{name}:1", "token")
+        absent = ask(box, DOCKER, f"/v2/{name}/blobs/sha256:{'2' * 64}")
+        assert (absent.status, absent.error) == (503, "UNAVAILABLE")
+        assert absent.seconds < 30
+    finally:
+        box.gw("nft", "delete", "table", "ip", "no_tokens")
 
 
 @pytest.mark.parametrize("how", ["link down", "black hole"])

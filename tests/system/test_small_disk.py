@@ -194,6 +194,32 @@ def test_what_was_evicted_is_a_clear_error_while_the_internet_is_away(small: App
     pull(small, f"evict/stays@{images['stays']['digest']}")
 
 
+def test_a_disk_without_inodes_is_full(small: Appliance) -> None:
+    """There is space enough, and no file can be made: old images leave."""
+    olds = [push(small, name, *[1000] * 20) for name in ("many1", "many2")]
+    for name in ("many1", "many2"):
+        pull(small, f"evict/{name}:1")
+    image = push(small, "inodes", 1 * MB)
+    stop(small, many1=9, many2=8)
+    used, size = (int(word) for word in small.sh(f"df --output=iused,itotal {CACHE} | tail -1").split())
+    small.sh(f"mount -o remount,nr_inodes={used + 4} {CACHE}")
+    try:
+        start(small)
+        small.wait(lambda: pulled(small, "evict/inodes:1"), 30, "a pull with inodes that were freed")
+        assert whole(small, image)
+        assert not all(whole(small, old) for old in olds)
+    finally:
+        small.sh(f"mount -o remount,nr_inodes={size} {CACHE}")
+
+
+def pulled(small: Appliance, image: str) -> bool:
+    try:
+        pull(small, image)
+    except AssertionError:
+        return False
+    return True
+
+
 def test_a_full_disk_begins_no_fetch_and_tells_a_person(small: Appliance) -> None:
     image = push(small, "refused", 5 * MB)
 

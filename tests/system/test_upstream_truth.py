@@ -181,6 +181,27 @@ def test_what_is_no_whole_answer_is_not_kept(upstream: Box, lie: str) -> None:
     assert upstream.exec("sh", "-c", _STORE, "store", f"{CACHE}/aged").stdout == ""
 
 
+# --- blobs that lie elsewhere
+
+
+def test_blobs_of_another_host_are_fetched_there(upstream: Box) -> None:
+    """Which may be away while the registry is not: gcr.io is that host here."""
+    stored = upstream.push("gcr.io", "elsewhere/app:1", layer_sizes=(500_000, 1000))
+    first, second = (part["digest"] for part in layers(stored)[1:])
+    tell(upstream, "elsewhere")
+    before = received(upstream, "gcr.io")
+    assert f"sha256:{blob_sum(upstream, AGED, 'elsewhere/app', first)}" == first
+    assert received(upstream, "gcr.io") - before > 500_000
+    upstream.exec("systemctl", "stop", "box-upstream@gcr.io")
+    try:
+        refused = ask(upstream, AGED, f"/v2/elsewhere/app/blobs/{second}")
+        assert (refused.status, refused.error) == (503, "UNAVAILABLE")
+        assert f"sha256:{blob_sum(upstream, AGED, 'elsewhere/app', first)}" == first
+    finally:
+        upstream.exec("systemctl", "start", "box-upstream@gcr.io")
+    assert f"sha256:{blob_sum(upstream, AGED, 'elsewhere/app', second, '--retry', '5')}" == second
+
+
 # --- a slow line
 
 # of the edge and of the registry

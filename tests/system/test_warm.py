@@ -15,6 +15,11 @@ from appliance import AGENT_TOML, MB, Appliance, parts, sha256, weight
 from test_small_disk import STORE, cached_bytes, has, start, stop, whole
 
 LIST = "/etc/mirror-agent/images"
+# what an allow list of "yes/*" must not let through
+AROUND = (
+    "yes/../no/app/manifests/1", "no%2fapp/manifests/1", "yes/%2e%2e/no/app/manifests/1", "%6eo/app/tags/list",
+    "no/app/manifests/1%0a", "no/app/manifests/1?ns=quay.io", "no/app/manifests/1/../../../yes/app/manifests/1",
+)  # fmt: skip
 INDEX, MANIFEST = (f"application/vnd.oci.image.{kind}.v1+json" for kind in ("index", "manifest"))
 
 
@@ -208,6 +213,9 @@ def test_what_is_not_allowed_is_denied(warmed: Appliance) -> None:
     assert told["quay.io/yes/app:1"] == ""
     assert "403 DENIED" in told["quay.io/no/app:1"]
     assert "403 DENIED" in told["quay.io/yes:1"]
+    command = [*warmed.curl_command("quay"), "--path-as-is", "-o", "/dev/null", "-w", "%{http_code}"]
+    for path in AROUND:
+        assert warmed.box.node(*command, f"https://quay.mirror.lan/v2/{path}").stdout == "403", path
     warmed.drop("quay")
     warmed.settle()
     assert troubles(warm(warmed, "quay.io/no/app:1")) == {"quay.io/no/app:1": ""}

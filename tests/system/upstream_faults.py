@@ -111,7 +111,7 @@ FAULTS: dict[str, Callable[[Box], AbstractContextManager[None]]] = {
     "silent DNS": silent_dns,
     "black hole": hole,
     "another's certificate": _imposter("truth", "gcr.io"),
-    **{f"{code}": _imposter(f"{code}") for code in (403, 429, 500, 503)},
+    **{f"{code}": _imposter(f"{code}") for code in (401, 403, 404, 429, 500, 503)},
     "a page": _imposter("page"),
     "no answer": _imposter("silence"),
     "reset": _imposter("reset"),

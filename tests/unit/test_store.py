@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -211,3 +212,17 @@ def test_the_edge_forgets_what_was_evicted(tmp_path: Path, key: str, goes: bool)
     assert edge_cache.forget(tmp_path, {("library/app", DIGEST)}) == int(goes)
     assert file.exists() is not goes
     assert other.exists()
+
+
+def test_evicting_many_images_looks_at_each_tag_once(tmp_path: Path) -> None:
+    """A repository of nightly builds has thousands of them."""
+    registry = Registry(tmp_path / "store")
+    images = [registry.manifest("nightly", {"n": number}, f"t{number}") for number in range(30)]
+    store = scan(registry)
+    opened: list[str] = []
+    counting = True
+    sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" and counting else None)
+    evict(registry.root, Eviction(tuple(images), tuple(digest for _, digest in images), 0), store)
+    counting = False
+    assert len([path for path in opened if path.endswith("/current/link")]) == len(images)
+    assert not {path for path in registry.files() if path.endswith("/link")}

@@ -96,14 +96,18 @@ def evict(root: Path, eviction: Eviction, store: Store) -> None:
     """
     repositories = root / _V2 / "repositories"
     blobs = set(eviction.blobs)
+    leaving: dict[str, set[str]] = {}
     for repository, digest in eviction.images:
+        leaving.setdefault(repository, set()).add(digest)
+    for repository, digests in leaving.items():
         home = repositories / repository
-        for tag in _folders(home / "_manifests" / "tags"):
-            if _link(tag / "current" / "link") == digest:
+        for tag in _folders(home / "_manifests" / "tags"):  # once: a repository may have thousands
+            if _link(tag / "current" / "link") in digests:
                 shutil.rmtree(tag, ignore_errors=True)
-        _unlink(home / "_manifests" / "revisions" / _place(digest) / "link")
-        for need in blobs.intersection(store.needs[repository, digest]):
-            _unlink(home / "_layers" / _place(need) / "link")
+        for digest in digests:
+            _unlink(home / "_manifests" / "revisions" / _place(digest) / "link")
+            for need in blobs.intersection(store.needs[repository, digest]):
+                _unlink(home / "_layers" / _place(need) / "link")
     for digest in eviction.blobs:
         _unlink(_data(root, digest))
 

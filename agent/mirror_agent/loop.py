@@ -120,9 +120,17 @@ class Agent:
         while hint and not self._stopping:
             if hint == _RELOAD:
                 self._memory.blocked.clear()
-                notify.ready()
+                self._reloaded()
                 return
             hint = self._next(min(limit, time.monotonic() + QUIET_SECONDS))
+
+    def _reloaded(self) -> None:
+        """The reload is over: for systemd, and for the ExecReload= of a container, which waits itself."""
+        notify.ready()
+        try:
+            files.write(File(self._paths.reloaded, b""))
+        except Trouble as trouble:
+            journal.get().error(str(trouble), action="run")
 
     def _next(self, deadline: float) -> str:
         """The next hint, "" when there was none until `deadline` (monotonic)."""

@@ -172,6 +172,11 @@ class Paths:
         """File of the same as metrics, for node_exporter's textfile collector."""
         return self.run / "metrics.prom"
 
+    @property
+    def reloaded(self) -> PurePosixPath:
+        """Empty file that is there after a reload: who removes it before SIGHUP sees by it when that was answered."""
+        return self.run / "reloaded"
+
     def mirror(self, name: str) -> PurePosixPath:
         """Folder of what one mirror's pod mounts read-only: edge/, registry/, auth/, tls/."""
         return self.state / "mirrors" / name

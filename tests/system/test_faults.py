@@ -120,6 +120,7 @@ def test_a_reload_is_over_when_the_agent_says_so(one: Appliance) -> None:
     try:
         one.drop("gcr")
         one.wait(reloading, 10, "a reload that is not over at once")
+        one.box.exec("systemctl", "daemon-reload")
         time.sleep(3)
         assert one.property("mirror-agent", "ActiveState") == "reloading"
     finally:

@@ -25,6 +25,7 @@ PUBLISHED = "/srv/publish"
 STATUS = "/run/mirror-agent/status.json"
 LIMITS = "/run/mirror-agent/pull-limits.json"
 UNIT_FAILED, START_FAILED = "d9b373ed55a64feb8242e02dbe79a49c", "be02cf6855d2428ba40df7e9d022f03d"  # of systemd
+PYTHON = "usr/lib/python3/dist-packages"
 ROLES = ("pod", "edge", "registry")  # of a mirror's services: mirror-NAME-ROLE.service
 MB = 1_000_000
 PATIENCE = 3  # a busy machine may take so many times longer
@@ -84,6 +85,10 @@ class Appliance:
     def disable(self) -> None:
         """Do not start it with the host any more."""
         self.box.exec("systemctl", "disable", "--quiet", "mirror-agent")
+
+    def add_libraries(self, folder: str) -> None:
+        """Let the agent have these Python libraries of Debian's too."""
+        self.sh(f"cp -an {folder}/. /{PYTHON}/ && python3 -c 'import kubernetes'")
 
     def settings(self, content: str = AGENT_TOML) -> None:
         self.write(SETTINGS, content)

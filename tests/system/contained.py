@@ -7,7 +7,7 @@ import shutil
 from functools import cache
 from pathlib import Path
 
-from appliance import DEFINITIONS, Appliance
+from appliance import DEFINITIONS, PYTHON, Appliance
 from box import Box, stages
 from box.cache import Stage, build, content, hold
 
@@ -60,6 +60,11 @@ class Contained(Appliance):
 
     def disable(self) -> None:
         self.sh(f"sed -i 's/^WantedBy/#WantedBy/' {QUADLETS}/mirror-agent.container; systemctl daemon-reload")
+
+    def add_libraries(self, folder: str) -> None:
+        super().add_libraries(folder)
+        build = f"podman build --quiet --network=none -t {NAME} -f - /{PYTHON}"
+        self.sh(f"printf 'FROM {NAME}\\nCOPY . /{PYTHON}/\\n' | {build} && systemctl restart mirror-agent")
 
 
 def install(box: Box) -> Contained:

@@ -71,7 +71,7 @@ table ip hole {
 _HOOK = """#!/usr/bin/python3
 import sys, dns.query, dns.tsigkeyring, dns.update
 what, name, value = sys.argv[1:]
-secret = open("/run/acme/update.key").read().split('secret "')[1].split('"')[0]
+secret = open("/etc/mirror-agent/tls/update.key").read().split('secret "')[1].split('"')[0]
 update = dns.update.UpdateMessage("mirror.lan", keyring=dns.tsigkeyring.from_text({"mirrors": ("hmac-sha256", secret)}))
 getattr(update, {"add": "add", "remove": "delete"}[what])(name + ".", *((60,) if what == "add" else ()), "TXT", value)
 sys.exit(dns.query.tcp(update, "198.51.100.20", timeout=5).rcode())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from appliance import AGENT_TOML, Appliance
+from appliance import AGENT_TOML, PYTHON, Appliance
 from box import Box, stages
 from box.cache import build
 
@@ -89,19 +89,18 @@ def cluster(appliance: Appliance) -> Iterator[Cluster]:
     """OpenShift's kinds, an account with the rights that are shipped, a kubeconfig; python3-kubernetes."""
     build((stages.TOOLS, stages.API_SERVER))
     box, cluster = appliance.box, Cluster(appliance.box)
-    libraries = "usr/lib/python3/dist-packages"
     with box.machine.shared_folder() as (outside, inside):
         shutil.copy(stages.API_SERVER.path / "kube-apiserver", outside)
         shutil.copy(stages.TOOLS.path / "usr/bin/etcd", outside)
-        shutil.copytree(stages.TOOLS.path / libraries, outside / "libraries", symlinks=True)
+        shutil.copytree(stages.TOOLS.path / PYTHON, outside / "libraries", symlinks=True)
         appliance.sh(f"mkdir -p /srv/cluster && cp {inside}/kube-apiserver {inside}/etcd /srv/cluster/")
-        appliance.sh(f"cp -an {inside}/libraries/. /{libraries}/ && python3 -c 'import kubernetes'")
+        appliance.add_libraries(f"{inside}/libraries")
     appliance.sh(ETCD.format(admin=ADMIN) + API)
     appliance.wait(lambda: cluster.call("GET", "/api/v1/namespaces"), 30, "the API server")
     for file in sorted((stages.REPO / "tests/cluster/crds").glob("*.yaml")):
         cluster.apply(file.read_text())
     cluster.call("POST", "/api/v1/namespaces", {"metadata": {"name": "openshift-config"}})
-    cluster.apply(appliance.sh("cat /usr/share/doc/mirror-agent/rbac.yaml"))
+    cluster.apply(appliance.sh(f"cat {appliance.share}/doc/mirror-agent/rbac.yaml"))
     appliance.wait(lambda: cluster.call("GET", POOLS), 20, "the kinds")
     head = {"apiVersion": "config.openshift.io/v1", "kind": "Image", "metadata": {"name": "cluster"}}
     assert cluster.call("POST", f"{CONFIG}/images", {**head, "spec": {}})

@@ -107,7 +107,7 @@ def test_nothing_of_it_is_left_after_its_removal(host: Appliance) -> None:
     host.serving()
     host.sh("mirror-agent purge quay docker")
     host.sh(
-        f"systemctl stop mirror-agent && rm -r {contained.QUADLETS}/mirror-agent*.container*; "
+        f"systemctl stop mirror-agent mirror-agent-renew && rm -r {contained.QUADLETS}/mirror-agent*.container*; "
         "find /usr/local/ -name '*mirror-agent*' -prune -exec rm -r {} +; "
         f"podman rmi {contained.NAME} && systemctl daemon-reload; "
         f"rm -r /etc/mirror-agent {DEFINITIONS} {UNITS} {STATE}"

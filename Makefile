@@ -64,7 +64,7 @@ system:          ## the promises, on a booted host (root)
 	@BOXES=$(BOXES) tests/box/pytest tests/box tests/system --agent=$(AGENT)
 
 contained:       ## those that a container could break (root)
-	@tests/box/pytest --agent=container $(CONTAINED)
+	@BOX=$${BOX:-main}-contained BOXES= tests/box/pytest --agent=container $(CONTAINED)
 
 bench: host      ## beside the recipe and plain nginx; BENCH=--quick (root)
 	@PYTHONPATH=tests python3 -m bench $(BENCH)

@@ -401,7 +401,7 @@ def test_a_pod_killed_while_it_writes_serves_nothing_torn(box: Box, cold: bool) 
     image = box.push("quay.io", f"{repository}:1", layer_sizes=(20 * MB, 20 * MB))
     blobs = [part["digest"] for part in layers(image)[1:]]
     before = received(box, "quay.io")
-    with throttled(box, "60mbit"), ThreadPoolExecutor(2) as clients:
+    with throttled(box, "20mbit"), ThreadPoolExecutor(2) as clients:
         pulls = [clients.submit(blob_sum, box, QUAY, repository, blob) for blob in blobs]
         while received(box, "quay.io") - before < 15 * MB:
             time.sleep(0.05)

@@ -223,7 +223,7 @@ def run(argv: Sequence[str], *, read_only: bool = False, cluster: bool = False, 
 
 def pytest(arguments: Sequence[str]) -> None:
     """Replace this process by pytest on this machine, for tests that drive a box from outside."""
-    Box.build()
+    _build(stages.FOR_TESTS)
     os.set_inheritable(cache.hold(stages.PYTEST.path), True)
     path = f"{stages.HERE.parent}:{stages.PYTEST.path}"
     os.execve(sys.executable, [sys.executable, "-m", "pytest", *arguments], {**os.environ, "PYTHONPATH": path})

@@ -294,6 +294,7 @@ NODE = Stage("node", _GUEST_SOURCE, _make_node, needs=(PKI,))
 
 FOR_RUN = (ROOTFS, TOOLS)  # all that `box run` needs
 FOR_BOXES = (ROOTFS, REGISTRY, PROXY, PKI, IMAGES, STORES, GUEST, NODE, TOOLS, WHEELS, PYTEST, READERS)  # that boot
+FOR_TESTS = (*FOR_BOXES, API_SERVER)  # a test has five minutes, and compiling that may take more
 
 
 def remove_workdir(upper: Path) -> None:

@@ -356,7 +356,7 @@ def test_a_killed_container_is_back_at_once(box: Box, role: str) -> None:
 
 @pytest.mark.parametrize("unit", ["mirror-quay-pod", "mirror-quay-registry", "mirror-quay-edge"])
 def test_a_stop_in_mid_download_is_no_failure(box: Box, unit: str) -> None:
-    box.push("quay.io", f"stop/{unit}:1", layer_sizes=(30 * MB,))
+    image = box.push("quay.io", f"stop/{unit}:1", layer_sizes=(30 * MB,))
     with throttled(box, "10mbit"), ThreadPoolExecutor(1) as background:
         pull = background.submit(cold_pull, box, f"quay.io/stop/{unit}:1", "stop")
         time.sleep(2)
@@ -369,6 +369,11 @@ def test_a_stop_in_mid_download_is_no_failure(box: Box, unit: str) -> None:
             pull.result()
     box.exec("systemctl", "start", "mirror-quay-pod", unit)
     by_hand.wait_for(box, QUAY)
+    config = layers(image)[0]["digest"]  # nothing of it is cached: it is there once the registry answers, too
+    deadline = time.monotonic() + 30
+    while ask(box, QUAY, f"/v2/stop/{unit}/blobs/{config}").status != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
     cold_pull(box, f"quay.io/stop/{unit}:1", "stop")
 
 

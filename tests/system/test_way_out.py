@@ -170,8 +170,8 @@ def test_a_mirror_with_a_proxy_asks_nobody_else(two: Appliance) -> None:
 
 def test_a_proxy_of_the_host_is_none_of_the_mirror_s(two: Appliance) -> None:
     """systemd's environment goes to all services, and podman would hand it on: to a proxy that is not there."""
-    two.define("quay", 'source = "quay.io"\n[cache]\nfresh = "1s"\n')
-    two.serving("quay", "docker")
+    two.define("quay", WITH_CA)
+    two.settle()
     two.sh("systemctl set-environment HTTPS_PROXY=http://127.0.0.1:9 https_proxy=http://127.0.0.1:9")
     try:
         two.box.exec("systemctl", "restart", "mirror-quay-pod")

@@ -75,7 +75,12 @@ def tables(results: Results) -> list[Table]:
 
 def _goals(results: Results) -> Table:
     rows = tuple((goal, found, "yes" if reached else "no") for goal, found, reached in results.goals())
-    return Table("Goals", ("goal", "measured", "reached"), rows)
+    registry = next(process for process in results.processes(POD, "idle") if process.process == "registry")
+    program = registry.rss - registry.own
+    note = f"Of the idle pod, {registry.rss / _MB:.0f} MB are distribution, {program / _MB:.0f} of them its program"
+    if five := results.processes(POD, "one of five"):
+        note += f", which all pods of a host share: each of five takes {total(five).pss / _MB:.0f} MB of it (PSS)"
+    return Table("Goals", ("goal", "measured", "reached"), rows, f"{note}.")
 
 
 def _cold(results: Results, what: str, title: str) -> Table:
@@ -198,8 +203,8 @@ address of its own on the LAN. The clients are curl on the node of the test host
 upstream share these processors, and other work kept {others} of them busy before or after: where that is not 0.0, times
 and speeds are rough, and a ratio above the limit is noise; bytes and memory are not touched by it. The cold image has
 {layers} layers of {layer} MB. Figures of mirror-agent and nginx are medians of {cold_rounds} cold and {warm_rounds}
-warm rounds, with ratios taken within a round; the other two had one round with cold clients and with small blobs. The
-single measurements are in [bench/results.json](../bench/results.json).
+warm rounds, with ratios taken within a round; the other two had fewer warm ones, and one with cold clients and with
+small blobs. The single measurements are in [bench/results.json](../bench/results.json).
 """
 
 

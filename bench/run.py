@@ -25,9 +25,10 @@ class Sizes:
     """How much of it."""
 
     clients: tuple[int, ...] = (1, 6, 20)
-    warm_rounds: int = 5
+    warm_rounds: int = 12
     cold_rounds: int = 3
-    small_rounds: int = 5
+    small_rounds: int = 8
+    registry_rounds: int = 3  # of the warm ones, also with the two that are no goal to compare with
     layers: tuple[int, ...] = (32 * MB,) * 4  # of an image that is cold
     blob: int = 200 * MB  # of what is warm
     warm_bytes: int = 1_600 * MB  # what all clients together receive at least
@@ -36,7 +37,7 @@ class Sizes:
     faults: bool = True
 
 
-QUICK = Sizes((1, 6), 1, 1, 1, (2 * MB,) * 4, 20 * MB, 100 * MB, 100, 0, faults=False)
+QUICK = Sizes((1, 6), 2, 1, 2, 1, (2 * MB,) * 4, 20 * MB, 100 * MB, 100, 0, faults=False)
 
 
 class Run:
@@ -150,12 +151,15 @@ class Run:
             self.world.measure("fill", who, 1, 0, [self.world.addresses(who, image, blob)])
         for number in range(self.sizes.warm_rounds):
             for clients in self.sizes.clients:
-                self._ask_all("warm", clients, number, image, blob * self._times(clients), CONTENDERS)
+                whose = CONTENDERS if number < self.sizes.registry_rounds else (POD, LIMIT)
+                self._ask_all("warm", clients, number, image, blob * self._times(clients), whose)
 
     def _ask_all(
         self, what: str, clients: int, number: int, image: str, digests: list[str], whose: Sequence[str]
     ) -> None:
-        took = [self._get(what, who, clients, number, image, digests) for who in whose]
+        """In turn, and back again in the next round: a machine's speed drifts, and would favour who is always last."""
+        order = whose if number % 2 else reversed(whose)
+        took = [self._get(what, who, clients, number, image, digests) for who in order]
         told = ", ".join(f"{s.who} {s.bytes / s.seconds / MB:.0f}" for s in took)
         self.tell(f"{what}, round {number + 1}, {clients} clients: {told} MB/s")
 

@@ -26,6 +26,7 @@ def test_fields_of_the_journal() -> None:
         "MESSAGE=quay: taken (owner-mac=52:54:00:12:34:56)",
         "PRIORITY=4",
         "SYSLOG_IDENTIFIER=mirror-agent",
+        "OBJECT_SYSTEMD_UNIT=mirror-agent.service",
         "MIRROR=quay",
         f"MESSAGE_ID={'0a' * 16}",
         "OWNER_MAC=52:54:00:12:34:56",
@@ -38,6 +39,7 @@ def test_a_field_cannot_pose_as_one_of_systemds() -> None:
         "MESSAGE=x (_pid=1 priority=0 message=y)",
         "PRIORITY=6",
         "SYSLOG_IDENTIFIER=mirror-agent",
+        "OBJECT_SYSTEMD_UNIT=mirror-agent.service",
         "PID=1",
     ]
 

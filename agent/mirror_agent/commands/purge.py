@@ -59,6 +59,8 @@ def purge(
             state.drop_proof(paths.proofs, name)
             state.save_leases(paths.leases, {n: a for n, a in state.load_leases(paths.leases).items() if n != name})
             sys.stdout.write(f"{name}: {GONE}\n")
-            journal.get().info(GONE, mirror=name, action="purge")
+            upstream = journal.upstream_of(name)
+            fields = {"upstream": upstream} if upstream else {}
+            journal.get().info(GONE, mirror=name, action="purge", **fields)
     if failed:
         raise typer.Exit(PROBLEM)

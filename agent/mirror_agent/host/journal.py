@@ -17,12 +17,13 @@ from typing import Any, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
-from systemd.journal import sendv
+from systemd.journal import Reader, sendv
 
-IDENTIFIER = "mirror-agent"
+IDENTIFIER, UNIT = "mirror-agent", "mirror-agent.service"
 
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2, "exception": 3}  # syslog(3)
 BURST, WINDOW_S = 60, 600.0  # lines of a kind, and for how long: an image pulled slowly tells its progress 60 times
+TOLD = 100  # lines of a mirror that are looked at for its upstream: nearly each one has it
 
 _SECRET = re.compile(r"passw|secret|token|authorization|credential|private|api_?key", re.IGNORECASE)
 _USERINFO = re.compile(r"(?<=://)[^/@\s]*@")
@@ -64,6 +65,19 @@ def configure(debug: bool = False, native: bool = False) -> None:
     )
     logging.root.handlers[:] = [_Bridge()]
     logging.root.setLevel(logging.WARNING)
+
+
+def upstream_of(mirror: str) -> str:
+    """The upstream that the story has named a mirror's, newest line first; "" where there is none any more."""
+    with Reader() as reader:
+        reader.add_match(SYSLOG_IDENTIFIER=IDENTIFIER, MIRROR=mirror, _UID=0)
+        reader.seek_tail()
+        for _ in range(TOLD):
+            if not (entry := reader.get_previous()):
+                break
+            if found := entry.get("UPSTREAM"):
+                return str(found)
+    return ""
 
 
 def _console() -> Processor:
@@ -147,9 +161,14 @@ def message(line: Mapping[str, Any]) -> str:
 
 
 def fields(line: Mapping[str, Any]) -> list[str]:
-    """The journal's fields for a line (systemd.journal-fields(7)): names in capitals, letters, digits and `_`."""
+    """The journal's fields for a line (systemd.journal-fields(7)): names in capitals, letters, digits and `_`.
+
+    OBJECT_SYSTEMD_UNIT is whom the line is about: by it `journalctl -u` and `systemctl status` show what root's
+    commands did, beside what the service says itself.
+    """
     level = str(line.get("level", "info"))
     made = {"MESSAGE": message(line), "PRIORITY": _PRIORITIES.get(level, 6), "SYSLOG_IDENTIFIER": IDENTIFIER}
+    made["OBJECT_SYSTEMD_UNIT"] = UNIT
     for key, value in line.items():
         name = re.sub(r"[^A-Z0-9_]", "_", key.upper()).lstrip("_0123456789")[:64]
         if name and key not in ("event", "level"):

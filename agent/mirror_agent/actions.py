@@ -33,7 +33,7 @@ class Step:
     def alone(self) -> bool:
         """Does it neither build on the earlier steps of its mirror's round, nor do later ones build on it?"""
         spare = isinstance(self, IssueCertificate) and self.spare
-        asks = isinstance(self, AskRenewal | AskPullLimit)
+        asks = isinstance(self, AskRenewal | AskPullLimit | ReachUpstream)
         return spare or asks or isinstance(self, AnnounceAddress | ProveMirror | Evict | HoldFetches | Withdraw)
 
     @property
@@ -169,6 +169,17 @@ class AskPullLimit(Step):
 
     def __str__(self) -> str:
         return "ask what is left of the pull limit"
+
+
+@dataclass(frozen=True, slots=True)
+class ReachUpstream(Step):
+    """Open a connection to the upstream, and ask nothing."""
+
+    tried: datetime | None  # the last time
+    doubt: datetime | None = field(default=None, compare=False)  # since when it may be away
+
+    def __str__(self) -> str:
+        return "see whether the upstream can be reached"
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +382,7 @@ type Action = (
     | AnnounceAddress
     | ProveMirror
     | AskPullLimit
+    | ReachUpstream
     | RemoveNetwork
     | Evict
     | HoldFetches

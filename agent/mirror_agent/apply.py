@@ -16,7 +16,7 @@ from functools import partial
 from ipaddress import IPv4Address
 from typing import assert_never
 
-from mirror_agent import messages, pods, pull_limit
+from mirror_agent import messages, pods, pull_limit, reach
 from mirror_agent.actions import (
     Action,
     AnnounceAddress,
@@ -36,6 +36,7 @@ from mirror_agent.actions import (
     Publish,
     PublishToCluster,
     PullImage,
+    ReachUpstream,
     ReloadEdge,
     ReloadSystemd,
     Remember,
@@ -79,7 +80,7 @@ START_SECONDS = 90.0  # for a batch of units to start, stop or restart
 ANSWER_SECONDS = 15.0  # for an edge to answer after its unit is active, or has reloaded
 PULL_SECONDS = 1800.0  # for one image of a pod
 # told at debug level only
-QUIET = (AskPullLimit, AskRenewal, MakeFolder, NotePublished, WriteFile, Remember, ReloadSystemd)
+QUIET = (AskPullLimit, AskRenewal, MakeFolder, NotePublished, ReachUpstream, WriteFile, Remember, ReloadSystemd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +150,8 @@ def _one(step: Action, desired: Desired, observed: Observed, hands: Hands) -> No
             files.ensure_folder(step.folder)
         case IssueCertificate():
             _issue(step, desired, observed, hands)
-        case AskRenewal():
-            _ask_renewal(step, desired, observed, hands)
-        case AskPullLimit():
-            _ask_pull_limit(step, desired, observed, hands)
+        case AskRenewal() | AskPullLimit() | ReachUpstream():
+            _asked(step, desired, observed, hands)
         case WriteFile():
             files.write(step.file)
         case WriteUnits():
@@ -253,6 +252,17 @@ def _issue(step: IssueCertificate, desired: Desired, observed: Observed, hands: 
     _log.info(reading.told(made), **_fields(step, desired, observed), message_id=messages.CERTIFICATE_ISSUED)
 
 
+def _asked(step: AskRenewal | AskPullLimit | ReachUpstream, desired: Desired, observed: Observed, hands: Hands) -> None:
+    """What others say, and whether they are there."""
+    match step:
+        case AskRenewal():
+            _ask_renewal(step, desired, observed, hands)
+        case AskPullLimit():
+            _ask_pull_limit(step, desired, observed, hands)
+        case ReachUpstream():
+            _reach_upstream(step, desired, observed, hands)
+
+
 def _ask_renewal(step: AskRenewal, desired: Desired, observed: Observed, hands: Hands) -> None:
     """A server that does not answer is asked again later; our own rule does not need it."""
     settings, certificate = desired.settings.certificates.acme, observed.certificates.get(step.mirror)
@@ -278,9 +288,7 @@ def _ask_pull_limit(step: AskPullLimit, desired: Desired, observed: Observed, ha
     mirror, infra = _mirror(desired, step.mirror), observed.container(step.mirror, None)
     if infra is None or mirror.pull_limit is None:
         return
-    login = desired.secrets.get(mirror.name)
-    ca = pods.upstream_ca_path(desired.paths, mirror.name)
-    cas = b"".join(file.content for file in desired.pods[mirror.name].configs if file.path == ca).decode("ascii")
+    login, cas = desired.secrets.get(mirror.name), _upstream_cas(mirror, desired)
     errand = partial(upstream.pull_limit, infra.namespace, mirror, login.content if login else b"", cas)
     try:
         if (answer := hands.errands.take(_errand(step), (mirror, login, cas), errand)) is None:
@@ -307,6 +315,40 @@ def _tell_pull_limit(mirror: Mirror, before: PullLimit, limit: PullLimit, fields
         _log.warning(f"{left}: nearly used up ({more})", **fields, message_id=messages.PULL_LIMIT_LOW)
     elif before.low and not limit.low:
         _log.info(left if limit.limit is not None else f"{mirror.upstream} tells of no pull limit", **fields)
+
+
+def _reach_upstream(step: ReachUpstream, desired: Desired, observed: Observed, hands: Hands) -> None:
+    """What it comes to is told once, when it changes."""
+    mirror, infra = _mirror(desired, step.mirror), observed.container(step.mirror, None)
+    if infra is None:
+        return
+    before, cas, error = reach.known(observed.reaches.get(mirror.name), mirror), _upstream_cas(mirror, desired), ""
+    errand = partial(upstream.reach, infra.namespace, mirror, cas)
+    try:
+        if hands.errands.take(_errand(step), (mirror, cas), errand) is None:
+            return
+    except Trouble as trouble:
+        # a pod that has just stopped says nothing of its upstream
+        error = str(trouble) if trouble.where != infra.namespace else before.error if before else ""
+    after, names = reach.noted(before, mirror.remote, error, step.doubt, datetime.now(UTC)), desired.pods.keys()
+    kept = {name: each for name, each in observed.reaches.items() if name in names}
+    state.save_reaches(desired.paths.reaches, {**kept, mirror.name: after})
+    since, fields = before.since if before else None, _fields(step, desired, observed)
+    if after.since and not since:
+        number = fill.images if (fill := observed.fills.get(mirror.name)) else 0
+        images = {0: "what is cached is", 1: "1 cached image is"}.get(number, f"{number} cached images are")
+        served = f"{images} served on, tags as they were; nothing new can be fetched"
+        told = f"{reach.away(mirror.upstream, after.since, error, after.tried)}: {served}"
+        _log.warning(told, **fields, message_id=messages.UPSTREAM_AWAY)
+    elif since and not after.since:
+        told = f"{mirror.upstream} can be reached again: it was away for {reach.lasted(after.tried - since)}"
+        _log.info(told, **fields, message_id=messages.UPSTREAM_BACK)
+
+
+def _upstream_cas(mirror: Mirror, desired: Desired) -> str:
+    """PEM of what the mirror's registry trusts beside the public CAs."""
+    ca = pods.upstream_ca_path(desired.paths, mirror.name)
+    return b"".join(file.content for file in desired.pods[mirror.name].configs if file.path == ca).decode("ascii")
 
 
 def _errand(step: Action) -> tuple[str, str]:

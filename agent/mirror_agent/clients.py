@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from mirror_agent import plan, pods
-from mirror_agent.host import disk, edge_log, journal, state
+from mirror_agent.host import disk, edge_log, journal, state, store
 from mirror_agent.host.store import Stores
 from mirror_agent.model import Fill, Paths, Role, Trouble
-from mirror_agent.usage import Usage, account
+from mirror_agent.usage import Usage, Wanted, account, wanted
 
 SAVE_SECONDS = 60.0  # between two writes of what clients did: a kill loses no more
 SCAN_SECONDS = 30.0  # between two looks into the caches: 20 µs a blob
 TIGHT_SECONDS = 2.0  # the same while the host has less free space than its floor
 FORGET = timedelta(hours=1)  # an image that was used and is not cached after this time
+SHARED = timedelta(seconds=2)  # clients that ask at the same time share an answer (quadlets/nginx.conf, $second)
 
 
 class Clients:
@@ -35,6 +37,7 @@ class Clients:
         )
         self.soon = False  # the caches are to be looked into as soon as may be: the host is, or was, short of space
         self.fills: Mapping[str, Fill] = {}  # as the stores were at the last look
+        self.doubts: Mapping[str, datetime] = {}  # by mirror: when clients last wanted something that did not come
         self._scan = self._tight = self._write = 0.0  # when next (monotonic)
 
     def look(self, desired: plan.Desired) -> tuple[Mapping[str, Usage], Stores | None]:
@@ -47,6 +50,7 @@ class Clients:
             grouped.setdefault(by_container[line.container], []).append((line.at, line.text))
         for name, told in grouped.items():
             self._usage = {**self._usage, name: account(self._usage.get(name, Usage()), told)}
+            self._doubt(name, wanted(told), desired.settings.cache.path / name / "registry")
         now = time.monotonic()
         if now >= self._write:
             self.save()
@@ -59,6 +63,16 @@ class Clients:
         self._scan, self._tight = now + SCAN_SECONDS, now + TIGHT_SECONDS
         return self._usage, self._stores
 
+    def _doubt(self, name: str, asked: Wanted, registry: Path) -> None:
+        """Did the upstream answer what it had to be asked for?  A tag that it gave anew is as good as all others."""
+        given = {tag: store.confirmed(registry, *tag) for tag in asked.tags}
+        silent = [at for tag, at in asked.tags.items() if not (last := given[tag]) or last < at - SHARED]
+        latest = max(filter(None, (*silent, asked.missed, self.doubts.get(name))), default=None)
+        answered = max(filter(None, given.values()), default=None)
+        self.doubts = {other: at for other, at in self.doubts.items() if other != name}
+        if latest and not (answered and answered >= latest):
+            self.doubts = {**self.doubts, name: latest}
+
     def again(self) -> None:
         """Look into the caches next time: something was taken out of them."""
         self._scan = self._tight = 0.0
@@ -69,11 +83,12 @@ class Clients:
         Those alone have no lease: one whose definition is gone keeps it.
         """
         self._usage = {name: usage for name, usage in self._usage.items() if name in observed.leases}
+        self.doubts = {name: at for name, at in self.doubts.items() if name in observed.leases}
         since, stores = datetime.now(UTC) - FORGET, observed.stores
         self.fills = observed.fills
-        for name, store in stores.items():
+        for name, found in stores.items():
             if name in self._usage:
-                self._usage = {**self._usage, name: self._usage[name].only(store.needs.keys(), since)}
+                self._usage = {**self._usage, name: self._usage[name].only(found.needs.keys(), since)}
 
     def save(self) -> None:
         """Keep it for the next run.  A failure costs nothing but the newest uses."""

@@ -15,11 +15,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mirror_agent import messages, metrics, observe, plan, status, wish
+from mirror_agent import messages, metrics, observe, plan, reach, status, wish
 from mirror_agent.actions import Action, Evict, Publish
 from mirror_agent.apply import Failures, Hands, apply, repair
 from mirror_agent.clients import TIGHT_SECONDS, Clients
-from mirror_agent.host import disk, files, journal, notify
+from mirror_agent.host import disk, files, journal, notify, state
 from mirror_agent.host.containers import Containers
 from mirror_agent.host.errands import Errands
 from mirror_agent.host.systemd import BusLost, Systemd
@@ -37,11 +37,13 @@ LOOK_SECONDS = 60.0  # a full look even without an event: NFS, overflowing queue
 UNPROVED_SECONDS = 5.0  # while a mirror waits for the first pull by any client
 ROLL_OUT_SECONDS = 15.0  # while nodes of a cluster take a change over, or it does not answer (it is asked less often)
 UNSETTLED_SECONDS = 2.0  # while something starts
+BEAT_SECONDS = 50.0  # between two writings of metrics that have not changed
 ALIVE_SECONDS = 20.0  # the watchdog is fed at least this often while nothing happens
 ROUNDS = 30  # of look, plan, apply in one go; more would mean that two rules fight
 STATUS_LIMIT = 4 * 2**20  # bytes of the status file
 FOLDERS = ("credentials", "tls", "ca")  # below /etc/mirror-agent: what definitions and settings name lies there
 _RELOAD = "reload"  # the hint of SIGHUP
+_NOTHING = status.Status("", (), (), (), "", "", 0, 0)
 
 
 class Agent:
@@ -60,6 +62,8 @@ class Agent:
         self._told: Mapping[Problem, dict[str, str]] = {}  # with the fields of its line
         self._upstreams: Mapping[str, str] = {}  # by mirror, as last read
         self._shown = ""
+        self._last = _NOTHING
+        self._beat = 0.0  # when the metrics are written again, changed or not (monotonic)
         self._cluster = status.ClusterStatus()
         self._watches = Watches()
         self._repaired = False
@@ -120,9 +124,18 @@ class Agent:
         while hint and not self._stopping:
             if hint == _RELOAD:
                 self._memory.blocked.clear()
+                self._reach_again()
                 self._reloaded()
                 return
             hint = self._next(min(limit, time.monotonic() + QUIET_SECONDS))
+
+    def _reach_again(self) -> None:
+        """Upstreams that were away are tried now: what kept them away may just have been mended."""
+        try:
+            known = state.load_reaches(self._paths.reaches)
+            state.save_reaches(self._paths.reaches, reach.overdue(known))
+        except Trouble as trouble:
+            journal.get().error(str(trouble), action="run")
 
     def _reloaded(self) -> None:
         """The reload is over: for systemd, and for the ExecReload= of a container, which waits itself."""
@@ -215,7 +228,9 @@ class Agent:
         desired, fallen = self._memory.fall_back(wanted.desired)
         usage, stores = self._clients.look(desired)
         self._cache = desired.settings.cache.path
-        seen = observe.Seen(self._hands.claimed, self._hands.announced, usage, self._clients.fills, stores)
+        seen = observe.Seen(
+            self._hands.claimed, self._hands.announced, usage, self._clients.fills, stores, self._clients.doubts
+        )
         observed, unreachable = observe.look(desired, memory, self._systemd, self._containers, seen)
         observed = replace(observed, unwell=self._memory.unwell(plan.unwell(desired, observed), time.monotonic()))
         self._clients.forget(observed)
@@ -254,15 +269,26 @@ class Agent:
         """The status file, when something in it changed, and the line of systemctl status."""
         values = shown.as_json()
         text = json.dumps({key: value for key, value in values.items() if key != "at"})
+        self._measure(shown, changed=text != self._shown)
         if text == self._shown:
             return
         self._shown = text
         try:
             files.write(File(self._paths.status, (json.dumps(values, indent=2) + "\n").encode()))
-            files.write(File(self._paths.metrics, metrics.render(shown)))
         except Trouble as trouble:
             journal.get().error(str(trouble), action="status")
         notify.status(shown.line)
+
+    def _measure(self, shown: status.Status, *, changed: bool) -> None:
+        """The metrics, when they have changed; now and then also when not: they tell that the agent is there."""
+        self._last = shown
+        if not changed and time.monotonic() < self._beat:
+            return
+        self._beat = time.monotonic() + BEAT_SECONDS
+        try:
+            files.write(File(self._paths.metrics, metrics.render(shown)))
+        except Trouble as trouble:
+            journal.get().error(str(trouble), action="status")
 
     def _tell_cluster(self, shown: status.ClusterStatus) -> None:
         """What a cluster is about to do, each time that it changes: its nodes are other people's."""
@@ -278,14 +304,16 @@ class Agent:
     def _hold(self, line: str, problems: Collection[Problem]) -> None:
         """Everything stays as it was last shown, by the agent before this one maybe; what is new is why."""
         notify.status(line)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._measure(replace(self._last, at=now, problems=tuple(problems)), changed=line != self._shown)
         if line == self._shown:
             return
         self._shown = line  # so that the next _show() is one
         try:
             before = json.loads(files.read(self._paths.status, STATUS_LIMIT) or b"{}")
             if before.get("version") != status.VERSION:
-                before = status.Status("", (), (), (), "", "", 0, 0).as_json()
-            told = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "line": line}
+                before = _NOTHING.as_json()
+            told = {"at": now, "line": line}
             values = {**before, **told, "problems": [status.told(problem) for problem in problems]}
             files.write(File(self._paths.status, (json.dumps(values, indent=2) + "\n").encode()))
         except (Trouble, ValueError) as error:

@@ -44,6 +44,9 @@ _GAUGES: dict[str, tuple[str, _Value]] = {
     "mirror_agent_cache_size_bytes": ("What the mirror's cached images take.", lambda mirror: mirror.cache.size),
     "mirror_agent_cache_budget_bytes": ("What they may take.", lambda mirror: mirror.cache.budget),
     "mirror_agent_cache_images": ("Images in the cache.", lambda mirror: mirror.cache.images),
+    "mirror_agent_upstream_away": (
+        "Whether the upstream could not be reached when that was last tried.", lambda mirror: bool(mirror.reach.since)
+    ),
     "mirror_agent_upstream_pull_limit": (
         "Pulls that the upstream allows in a window of time.", _of_limit(lambda said: said.limit)
     ),
@@ -89,6 +92,11 @@ class _Collector(Collector):
         info = GaugeMetricFamily("mirror_agent_build_info", "The agent that wrote this.", labels=["version"])
         info.add_metric([__version__], 1)
         yield info
+        name = "mirror_agent_last_look_timestamp_seconds"
+        looked = GaugeMetricFamily(name, "When the agent last looked at the host.")
+        if (at := seconds(status.at)) is not None:
+            looked.add_metric([], at)
+        yield looked
         yield GaugeMetricFamily("mirror_agent_problems", "Mistakes in settings and definitions.", len(status.problems))
         yield GaugeMetricFamily("mirror_agent_failures", "Steps that wait for another attempt.", len(status.failures))
         yield GaugeMetricFamily("mirror_agent_disk_free_bytes", "Free space of the caches' file system.", status.free)

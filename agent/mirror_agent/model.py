@@ -158,6 +158,11 @@ class Paths:
         return self.run / "pull-limits.json"
 
     @property
+    def reaches(self) -> PurePosixPath:
+        """File of which upstreams can be reached; it does not outlive a boot."""
+        return self.run / "upstreams.json"
+
+    @property
     def accepted(self) -> PurePosixPath:
         """Folder of the last good text of each definition."""
         return self.state / "accepted"
@@ -583,6 +588,16 @@ class PullLimit:
     source: str = ""  # whose pulls it counts: an address, or the id of an account
     low: bool = False  # nearly used up
     error: str = ""  # why it is not known
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Whether an upstream could be reached when that was last tried."""
+
+    remote: str
+    tried: datetime
+    since: datetime | None = None  # from when on it cannot be reached; None: it can
+    error: str = ""  # why it cannot
 
 
 # --- a cluster ----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 
@@ -45,6 +46,7 @@ class Seen:
     usage: Mapping[str, Usage] = field(default_factory=dict)
     fills: Mapping[str, Fill] = field(default_factory=dict)  # of the stores at the last look into them
     stores: Stores | None = None  # None: the caches are not looked at this time
+    doubts: Mapping[str, datetime] = field(default_factory=dict)  # by mirror: when its upstream last gave nothing
 
 
 def look(
@@ -94,6 +96,8 @@ def look(
         edges=edges,
         suggested=state.load_suggestions(paths.suggestions),
         pull_limits=state.load_pull_limits(paths.pull_limits),
+        reaches=state.load_reaches(paths.reaches),
+        doubts=seen.doubts,
         trust=_trust(desired, own),
         images=frozenset(image for image in images if containers.has_image(image)),
         networks=frozenset(containers.networks(NETWORK_PREFIX)),

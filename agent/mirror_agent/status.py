@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from mirror_agent import cluster, pull_limit, rollover
+from mirror_agent import cluster, pull_limit, reach, rollover
 from mirror_agent.actions import Action, ProveMirror, Publish
 from mirror_agent.certificates import judging
 from mirror_agent.model import Fill, Mirror, Problem, UnitState
@@ -135,6 +135,15 @@ class PullLimitStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ReachStatus:
+    """Whether an upstream could be reached when that was last tried; nobody tries while clients get what they want."""
+
+    tried: str = ""  # ISO 8601; "" for never
+    since: str = ""  # from when on it cannot be reached; "" for it can
+    error: str = ""  # why it cannot
+
+
+@dataclass(frozen=True, slots=True)
 class MirrorStatus:
     """One line of the table."""
 
@@ -153,6 +162,7 @@ class MirrorStatus:
     certificate: CertificateStatus = CertificateStatus()
     pull_limit: PullLimitStatus | None = None  # None: its upstream is not asked
     waits: str = ""  # for what, though nothing failed; "" for nothing
+    reach: ReachStatus = ReachStatus()
 
 
 def told(problem: Problem) -> dict[str, str]:
@@ -185,6 +195,8 @@ class Status:
             line = line.replace("mirrors", "mirror", 1)
         if self.problems:
             line += f"; {len(self.problems)} problem{'s' if len(self.problems) > 1 else ''} in files"
+        if away := sum(bool(mirror.reach.since) for mirror in self.mirrors):
+            line += f"; {away} upstream{'s' if away > 1 else ''} cannot be reached"
         if self.publication not in ("", "up to date"):
             line += f"; publication {self.publication}"
         if self.cluster.state not in ("", "up to date"):
@@ -251,6 +263,7 @@ def _mirror(
         waits=_waits(mirror, observed),
         cache=_cache(mirror, observed),
         pull_limit=_pull_limit(mirror, observed),
+        reach=_reach(mirror, observed),
     )
 
 
@@ -299,6 +312,11 @@ def _pull_limit(mirror: Mirror, observed: Observed) -> PullLimitStatus | None:
         low=said.low,
         error=said.error,
     )
+
+
+def _reach(mirror: Mirror, observed: Observed) -> ReachStatus:
+    said = reach.known(observed.reaches.get(mirror.name), mirror)
+    return ReachStatus(_iso(said.tried), _iso(said.since), said.error) if said else ReachStatus()
 
 
 def _authority(desired: Desired, observed: Observed) -> AuthorityStatus:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from mirror_agent.model import ImageName
 
 _MANIFEST = re.compile(r"/v2/(?P<repository>[a-z0-9._/-]+)/manifests/[^/]+")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+# as quadlets/nginx.conf has them: both become a path
+_REPOSITORY = r"[a-z0-9]+(?:(?:/|\.|_|__|-+)[a-z0-9]+)*"
+_TAG = re.compile(rf"/v2/(?P<repository>{_REPOSITORY})/manifests/(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{{0,127}})")
+_SIGNATURE = re.compile(r"sha256-[0-9a-f]{64}")  # asked for with each image, and seldom there
 _NUMBER = re.compile(r"\d{1,18}")  # of $upstream_bytes_received, one for each try: "0, 12 : 30"
 _CONTENT = re.compile(r"/(manifests|blobs)/[^/]+$")
 
@@ -53,17 +57,50 @@ class Usage:
 def account(usage: Usage, lines: Iterable[tuple[datetime, str]]) -> Usage:
     """What was known, and these lines of the edge's log with their times.  What is no line of it is passed over."""
     used, counters = dict(usage.used), usage.counters
+    for at, request in _requests(lines):
+        counters += _count(request)
+        if image := _image(request):
+            used[image] = max(used.get(image, at), at).replace(second=0, microsecond=0)
+    return Usage(used, counters)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What clients wanted that the upstream had to be asked for."""
+
+    tags: Mapping[tuple[str, str], datetime]  # (repository, tag) that were given and not fresh: when last asked for
+    missed: datetime | None  # when something else was last not given
+
+
+def wanted(lines: Iterable[tuple[datetime, str]]) -> Wanted:
+    """From lines of the edge's log with their times."""
+    tags: dict[tuple[str, str], datetime] = {}
+    missed: list[datetime] = []
+    for at, request in _requests(lines):
+        uri, status = str(request.get("uri", "")).partition("?")[0], request["status"]
+        if (tag := _TAG.fullmatch(uri)) and status < 400 and request.get("cache") in ("EXPIRED", "STALE", "UPDATING"):
+            began, name = at - _duration(request), (tag["repository"], tag["tag"])
+            tags[name] = max(tags.get(name, began), began)
+        asked = str(request.get("up_status", "")) not in ("", "-")  # not where the disk is full
+        absent = tag and status == 404 and not _SIGNATURE.match(tag["tag"])
+        if asked and (absent or (status >= 500 and _CONTENT.search(uri))):
+            missed.append(at)
+    return Wanted(tags, max(missed, default=None))
+
+
+def _duration(request: Mapping[str, Any]) -> timedelta:
+    seconds = request.get("seconds")
+    return timedelta(seconds=seconds if isinstance(seconds, int | float) and 0 <= seconds < 86400 else 0)
+
+
+def _requests(lines: Iterable[tuple[datetime, str]]) -> Iterator[tuple[datetime, Mapping[str, Any]]]:
     for at, line in lines:
         try:
             request = json.loads(line)
         except ValueError:
             continue
-        if not isinstance(request, dict) or type(request.get("status")) is not int:
-            continue
-        counters += _count(request)
-        if image := _image(request):
-            used[image] = max(used.get(image, at), at).replace(second=0, microsecond=0)
-    return Usage(used, counters)
+        if isinstance(request, dict) and type(request.get("status")) is int:
+            yield at, request
 
 
 def _count(request: Mapping[str, Any]) -> Counters:

@@ -19,6 +19,7 @@ from mirror_agent.status import (
     CertificateStatus,
     MirrorStatus,
     PullLimitStatus,
+    ReachStatus,
     State,
     Status,
 )
@@ -36,7 +37,7 @@ PANELS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["t
 def written() -> dict[str, set[str]]:
     """Names of all series that the agent writes, with their labels."""
     authority = AuthorityStatus(name="mirror-agent CA", not_after="2036-01-01T00:00:00+00:00")
-    status = Status("", (mirror(),), (), (), "", "", 1, 1, authority)
+    status = Status("2026-01-01T00:00:00+00:00", (mirror(),), (), (), "", "", 1, 1, authority)
     found: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(render(status).decode()):
         for sample in family.samples:
@@ -49,7 +50,8 @@ def mirror() -> MirrorStatus:
     values: dict[str, Any] = dict.fromkeys(MirrorStatus.__slots__, "")
     values |= {"name": "quay", "upstream": "quay.io", "state": State.SERVING, "published": True, "not_after": end}
     values |= {"certificate": CertificateStatus(serial="1", issuer="CA", renewal=end)}
-    return MirrorStatus(**{**values, "cache": cache, "pull_limit": PullLimitStatus(end, 100, 76, 21600)})
+    values |= {"cache": cache, "pull_limit": PullLimitStatus(end, 100, 76, 21600), "reach": ReachStatus()}
+    return MirrorStatus(**values)
 
 
 def plain(expression: str) -> str:
@@ -88,9 +90,25 @@ def test_states_and_results_that_are_asked_for_exist() -> None:
 def test_an_alarm_says_what_to_do(rule: dict[str, Any]) -> None:
     assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
     assert rule["labels"]["severity"] in ("critical", "warning", "info")
-    assert set(rule["annotations"]) == {"summary", "description"}
-    labels = set().union(*(written()[name] for name, _ in selectors(rule["expr"]))) | SCRAPED
+    assert set(rule["annotations"]) == {"summary", "description", "runbook"}
+    assert "$labels.instance" in rule["annotations"]["summary"], "which of fifty hosts?"
+    assert "mirror" not in labels_of(rule) or "$labels.mirror" in rule["annotations"]["summary"]
+    page, _, place = rule["annotations"]["runbook"].partition("#")
+    chapter = re.search(rf"^### {place}$(.+?)^##", (REPO / page).read_text(), re.IGNORECASE | re.MULTILINE | re.DOTALL)
+    assert chapter
+    assert "`" in chapter[1] or "above" in chapter[1], "a command, or where to read on"
+    labels = labels_of(rule) | SCRAPED
     assert set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"]))) <= labels
+
+
+def labels_of(rule: dict[str, Any]) -> set[str]:
+    return set().union(*(written()[name] for name, _ in selectors(rule["expr"])))
+
+
+def test_the_runbook_is_about_alarms_that_exist() -> None:
+    chapter = (REPO / "docs/troubleshooting.md").read_text().partition("\n## Alarms\n")[2].partition("\n## ")[0]
+    places = {rule["annotations"]["runbook"].partition("#")[2] for rule in RULES}
+    assert {name.lower() for name in re.findall(r"^### (\w+)$", chapter, re.MULTILINE)} == places
 
 
 def test_variables_and_places_of_the_dashboard() -> None:

@@ -29,6 +29,7 @@ from mirror_agent.model import (
     Paths,
     Proof,
     PullLimit,
+    Reach,
     Role,
     UnitState,
 )
@@ -98,6 +99,8 @@ class Host:
     accepted: dict[str, bytes] = field(default_factory=dict)
     proofs: dict[str, Proof] = field(default_factory=dict)
     pull_limits: dict[str, PullLimit] = field(default_factory=dict)
+    reaches: dict[str, Reach] = field(default_factory=dict)
+    doubts: dict[str, datetime] = field(default_factory=dict)  # of clients
     proved: set[tuple[str, str]] = field(default_factory=set)  # address and host of all that ever was
     published: dict[str, bytes] = field(default_factory=dict)
     taken: set[IPv4Address] = field(default_factory=set)  # by others on the LAN
@@ -143,6 +146,8 @@ class Host:
             accepted=dict(self.accepted),
             proofs=dict(self.proofs),
             pull_limits=dict(self.pull_limits),
+            reaches=dict(self.reaches),
+            doubts=dict(self.doubts),
             unwell=dict(self.unwell),
             published={TARGET: dict(self.published)},
             claimed=frozenset(self.claimed),
@@ -232,6 +237,9 @@ class Host:
                 assert step.mirror in self.edges, f"{step}: it does not answer"
                 assert of(desired, step.mirror).pull_limit, f"{step}: nobody wants to know"
                 self.pull_limits[step.mirror] = PullLimit(self.now, 100, 76, 21600)
+            case actions.ReachUpstream():
+                assert step.mirror in self.edges, f"{step}: it does not answer"
+                self.reaches[step.mirror] = Reach(of(desired, step.mirror).remote, self.now)
             case actions.RemoveNetwork():
                 used = {_first(_NETWORK, file.content.decode()) for file, _ in self.active.values()}
                 assert step.network not in used, f"{step}: a pod is on it"

@@ -287,6 +287,44 @@ def test_a_proxy_that_refuses(registry: Registry) -> None:
     assert registry.asked == []
 
 
+def reached(registry: Registry, mirror: Mirror, cas: str = CA.certificate.decode()) -> str:
+    """Why an upstream cannot be reached, "" where it can; it is asked nothing."""
+    try:
+        assert upstream.reach(HERE, mirror, cas)
+    except Trouble as trouble:
+        return str(trouble)
+    finally:
+        assert registry.asked == []
+    return ""
+
+
+def test_an_upstream_is_reached_without_being_asked(registry: Registry) -> None:
+    assert reached(registry, registry.mirror()) == ""
+    assert "its certificate is refused" in reached(registry, registry.mirror(), "")
+    plain = replace(registry.mirror(), remote=f"http://localhost:{registry.port}")
+    assert reached(registry, plain) == ""
+    with serving(lambda wire: wire.close()) as port:
+        assert "localhost: no answer" in reached(registry, replace(plain, remote=f"https://localhost:{port}"))
+    gone = replace(registry.mirror(), remote=f"https://localhost:{port}")
+    assert reached(registry, gone) == "localhost: no answer: Connection refused"
+    assert "no answer" in reached(registry, replace(gone, remote="https://no-such-name.invalid"))
+
+
+def test_an_upstream_is_reached_through_the_proxy(registry: Registry) -> None:
+    heard = []
+
+    def refuse(wire: socket.socket) -> None:
+        heard.append(wire.recv(1000))
+        wire.sendall(b"HTTP/1.1 502 no\r\nContent-Length: 0\r\n\r\n")
+
+    with serving(refuse) as port:
+        proxy = f"http://localhost:{port}"
+        assert "HTTP 502 to CONNECT" in reached(registry, registry.mirror(proxy))
+        assert heard[0].startswith(f"CONNECT localhost:{registry.port} ".encode())
+    plain = replace(registry.mirror(proxy), remote="http://lab.example")
+    assert reached(registry, plain) == "lab.example: no answer: Connection refused", "of the proxy"
+
+
 def test_a_pod_that_has_gone(registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(Trouble, match="network namespace not entered"):
         upstream.pull_limit(str(tmp_path / "gone"), registry.mirror(), b"", CA.certificate.decode())

@@ -15,6 +15,7 @@ from mirror_agent.status import (
     CertificateStatus,
     MirrorStatus,
     PullLimitStatus,
+    ReachStatus,
     State,
     Status,
 )
@@ -54,6 +55,7 @@ def test_every_number_is_there() -> None:
     }
     assert found == {
         version: 1,
+        ("mirror_agent_last_look_timestamp_seconds",): 1735689600,
         ("mirror_agent_problems",): 0,
         ("mirror_agent_failures",): 0,
         ("mirror_agent_disk_free_bytes",): 5000,
@@ -69,6 +71,7 @@ def test_every_number_is_there() -> None:
         ("mirror_agent_cache_size_bytes", "quay"): 600,
         ("mirror_agent_cache_budget_bytes", "quay"): 1000,
         ("mirror_agent_cache_images", "quay"): 3,
+        ("mirror_agent_upstream_away", "quay"): 0,
         ("mirror_agent_upstream_pull_limit", "quay"): 100,
         ("mirror_agent_upstream_pull_limit_remaining", "quay"): 76,
         ("mirror_agent_upstream_pull_limit_window_seconds", "quay"): 21600,
@@ -90,6 +93,11 @@ def test_without_a_certificate_there_is_no_end_of_it() -> None:
 def test_a_renewal_that_failed_is_seen() -> None:
     failed = replace(MIRROR, certificate=replace(MIRROR.certificate, error="the clock is wrong"))
     assert samples(replace(STATUS, mirrors=(failed,)))["mirror_agent_certificate_failed", "quay"] == 1
+
+
+def test_an_upstream_that_is_away_is_seen() -> None:
+    away = replace(MIRROR, reach=ReachStatus(STATUS.at, STATUS.at, "refused"))
+    assert samples(replace(STATUS, mirrors=(away,)))["mirror_agent_upstream_away", "quay"] == 1
 
 
 LIMITS = "mirror_agent_upstream_pull_limit"

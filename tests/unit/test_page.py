@@ -17,7 +17,15 @@ from test_status import described
 
 from mirror_agent import formats, page
 from mirror_agent.model import Problem
-from mirror_agent.status import AuthorityStatus, CacheStatus, CertificateStatus, MirrorStatus, State, Status
+from mirror_agent.status import (
+    AuthorityStatus,
+    CacheStatus,
+    CertificateStatus,
+    MirrorStatus,
+    ReachStatus,
+    State,
+    Status,
+)
 
 BOTH = Written({"quay": QUAY, "ghcr": GHCR})
 DOCUMENTS = {"hosts": b"10.0.0.4  quay.mirror.lan\n", "ca-bundle.pem": b"-----BEGIN CERTIFICATE-----\n"}
@@ -96,6 +104,13 @@ def test_without_a_mirror_that_serves_it_tells_of_that(state: State) -> None:
     said = Reading(page.draw(replace(STATUS, mirrors=(waits,)), {}, NOW)).text()
     for fact in (state.value, "not published", "its address is taken", "none yet", "None is published yet."):
         assert fact in said
+
+
+def test_an_upstream_that_is_away_is_told_of() -> None:
+    away = replace(MIRROR, reach=ReachStatus("2026-11-24T07:00:00+00:00", "2026-11-24T06:57:00+00:00", "refused"))
+    assert "cannot be reached" not in Reading(page.draw(STATUS, {}, NOW)).text()
+    said = Reading(page.draw(replace(STATUS, mirrors=(away,)), {}, NOW)).text()
+    assert f"{MIRROR.upstream} cannot be reached: what is cached is served" in said
 
 
 def test_at_every_moment_of_a_life_it_can_be_drawn() -> None:

@@ -314,6 +314,23 @@ def test_another_host_waits_for_its_proof_and_stays_published_as_it_was() -> Non
     assert b" quay.mirror.lan" not in host.published["hosts"]
 
 
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ('source = "quay.io"\naddress = "10.0.0.4"\nhost = "images"\n', "its host changed since it was proved; it"),
+        ('source = "quay.io"\naddress = "10.0.0.5"\n', "its address changed since it was proved; it stays"),
+        ('source = "quay.io"\naddress = "10.0.0.5"\nremote = "https://quay.example"\nprobe = "a/b:1"\n',
+         "its address and its upstream changed since"),
+    ],
+)  # fmt: skip
+def test_why_a_mirror_is_proved_is_true_of_one_that_was_proved_before(changed: str, why: str) -> None:
+    first = [step for batch in settle(Host(), BOTH) for step in batch if isinstance(step, actions.ProveMirror)]
+    assert {step.why for step in first} == {"not proved by a real pull yet"}
+    done = [step for batch in settle(settled(BOTH).copy(), BOTH.but(quay=changed)) for step in batch]
+    (prove,) = [step for step in done if isinstance(step, actions.ProveMirror)]
+    assert prove.why.startswith(why)
+
+
 def test_a_new_remote_keeps_the_mirror_published_while_it_is_proved() -> None:
     host = settled(BOTH).copy()
     after = BOTH.but(quay=ELSEWHERE)
@@ -709,7 +726,7 @@ def test_every_step_has_a_place_and_words() -> None:
     made = [step for change in CHANGES.values() for todo in moved(*change)[1] for step in todo]
     made += [step for todo in settle(Host(), BOTH) for step in todo]
     rolling = {actions.PrepareAuthority, actions.NotePublished, actions.SwitchAuthority, actions.DropAuthority}
-    rolling |= {actions.AskRenewal}
+    rolling |= {actions.AskRenewal, actions.ReachUpstream}
     elsewhere = {actions.Evict, actions.HoldFetches, actions.PublishToCluster, actions.Withdraw}
     assert {type(step) for step in made} | elsewhere | rolling == set(actions.ORDER)
     assert all(str(step) and "object at" not in str(step) for step in made)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import sys
 import time
+from datetime import datetime
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from mirror_agent import reach
 from mirror_agent.commands.common import PROBLEM, JsonOption, complain, screen, show_json, show_table
 from mirror_agent.host import files
 from mirror_agent.model import Paths, Problem, Trouble
-from mirror_agent.status import CacheStatus, PullLimitStatus, State, size
+from mirror_agent.status import CacheStatus, PullLimitStatus, ReachStatus, State, size
 
 FIRST_WORD_S = 10.0
 _COLOURS = {State.SERVING: "green", State.FAILED: "red", State.UNPROVED: "cyan"}
@@ -59,6 +61,7 @@ def _show(status: dict[str, Any]) -> None:
         for show in (_states, _caches, _certificates):
             show(status["mirrors"])
             sys.stdout.write("\n")
+        _show_away(console, status["mirrors"])
         _show_limits(console, status["mirrors"])
     for failure in status["failures"]:
         about = f"{failure['mirror']}: " if failure["mirror"] else ""
@@ -77,6 +80,16 @@ def _show(status: dict[str, Any]) -> None:
             if line:
                 console.print(f"  {line}", markup=False)
     console.print(status["line"])
+
+
+def _show_away(console: Console, mirrors: list[dict[str, Any]]) -> None:
+    """Upstreams that cannot be reached.  What is cached is served all the same: no problem of this host."""
+    for row in mirrors:
+        if (found := row.get("reach") or {}).get("since"):  # an older agent says nothing of it
+            said = ReachStatus(**found)
+            since, tried = datetime.fromisoformat(said.since), datetime.fromisoformat(said.tried)
+            told = reach.away(row["upstream"], since, said.error, tried)
+            console.print(f"{row['name']}: {told}: what is cached is served", style="yellow", markup=False)
 
 
 def _show_limits(console: Console, mirrors: list[dict[str, Any]]) -> None:

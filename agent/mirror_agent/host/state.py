@@ -19,7 +19,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints, Va
 
 from mirror_agent import messages
 from mirror_agent.host import files
-from mirror_agent.model import File, ImageName, Proof, PullLimit, Rollover, Suggestion, Trouble
+from mirror_agent.model import File, ImageName, Proof, PullLimit, Reach, Rollover, Suggestion, Trouble
 from mirror_agent.usage import Counters, Usage
 
 VERSION = 1
@@ -106,6 +106,18 @@ class _PullLimit(_Stored):
 class _PullLimits(_Stored):
     version: Literal[1] = 1
     mirrors: dict[_Name, _PullLimit]
+
+
+class _Reach(_Stored):
+    remote: str
+    tried: AwareDatetime
+    since: AwareDatetime | None
+    error: str
+
+
+class _Reaches(_Stored):
+    version: Literal[1] = 1
+    mirrors: dict[_Name, _Reach]
 
 
 class _Rollover(_Stored):
@@ -244,6 +256,24 @@ def save_pull_limits(path: PurePosixPath, limits: Mapping[str, PullLimit], owner
     """Remember it.  True when the file was not already so."""
     stored = {name: _PullLimit(**asdict(each)) for name, each in sorted(limits.items())}
     return _save(path, _PullLimits(mirrors=stored), owner)
+
+
+def load_reaches(path: PurePosixPath) -> Mapping[str, Reach]:
+    """Which upstreams can be reached, by mirror; nothing where there is no file, or none that is understood.
+
+    Then it is found out again: it is not worth more.
+    """
+    try:
+        stored = _load(path, _Reaches, LIMIT, "it is found out again")
+    except Trouble:
+        return {}
+    return {name: Reach(**dict(each)) for name, each in stored.mirrors.items()} if stored else {}
+
+
+def save_reaches(path: PurePosixPath, reaches: Mapping[str, Reach], owner: int = 0) -> bool:
+    """Remember it.  True when the file was not already so."""
+    stored = {name: _Reach(**asdict(each)) for name, each in sorted(reaches.items())}
+    return _save(path, _Reaches(mirrors=stored), owner)
 
 
 def load_rollover(path: PurePosixPath) -> Rollover:

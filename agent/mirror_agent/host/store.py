@@ -76,6 +76,15 @@ def read_blob(root: Path, digest: str) -> Iterator[BinaryIO]:
         yield file
 
 
+def confirmed(root: Path, repository: str, tag: str) -> datetime | None:
+    """When the upstream last said what a tag means: each of its answers writes the link anew, none of its silences."""
+    link = root / _V2 / "repositories" / repository / "_manifests" / "tags" / tag / "current" / "link"
+    try:
+        return datetime.fromtimestamp(os.lstat(link).st_mtime, UTC)
+    except OSError:
+        return None
+
+
 def tags(root: Path) -> Mapping[ImageName, list[str]]:
     """The tags by which clients asked for the images of a store."""
     found: dict[ImageName, list[str]] = {}

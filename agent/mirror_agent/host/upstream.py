@@ -2,6 +2,8 @@
 
 The question goes the mirror's own way: from its address (that is the one that is counted), through its proxy, with its
 account and its CAs.  It is a HEAD, which by Docker's documentation is no pull.  No redirect is followed.
+
+And whether an upstream can be reached at all, by a connection through which nothing is asked.
 """
 
 from __future__ import annotations
@@ -63,6 +65,15 @@ def pull_limit(namespace: str, mirror: Mirror, login: bytes, cas: str) -> PullLi
         )
     except ValueError as error:
         raise Trouble(host, str(error)) from error
+
+
+def reach(namespace: str, mirror: Mirror, cas: str) -> bool:
+    """Open a connection to the mirror's upstream, with TLS as far as its proved name; ask nothing.  Raises Trouble."""
+    remote = urlsplit(mirror.remote)
+    host = remote.hostname or ""
+    with _Way(namespace, mirror.proxy, cas) as way:
+        way.open(host, remote.port, tls=remote.scheme == "https")
+    return True
 
 
 _REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
@@ -164,13 +175,29 @@ class _Way:
     ) -> Iterator[http.client.HTTPResponse]:
         allowed = {"Authorization": authorization} if authorization else {}
         agent = {"User-Agent": f"mirror-agent/{__version__}", "Connection": "close"}
-        try:
+        with self._told(host):
             connection = _Connection(host, port, self._wire(host, port))
             try:
                 connection.request(method, path, headers={**headers, **agent, **allowed})
                 yield connection.getresponse()
             finally:
                 connection.close()
+
+    def open(self, host: str, port: int | None, *, tls: bool) -> None:
+        """A connection and no more; what is not TLS goes to a proxy as it is (RFC 9112, 3.2.2).  Raises Trouble."""
+        with self._told(host):
+            if tls:
+                self._wire(host, port or _Connection.default_port).close()
+            elif self._proxy:
+                self._dial(self._proxy.hostname or "", self._proxy.port or 0).close()
+            else:
+                self._dial(host, port or http.client.HTTP_PORT).close()
+
+    @contextmanager
+    def _told(self, host: str) -> Iterator[None]:
+        """What goes wrong on the way to a host, as Trouble."""
+        try:
+            yield
         except ssl.SSLCertVerificationError as error:
             raise Trouble(host, f"its certificate is refused: {error.verify_message}", "upstream.ca") from error
         except (OSError, http.client.HTTPException, UnicodeError) as error:  # no name of a host

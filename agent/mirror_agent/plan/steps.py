@@ -7,7 +7,7 @@ from collections.abc import Iterator, Set
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
 
-from mirror_agent import eviction, pods, pull_limit, rollover
+from mirror_agent import eviction, pods, pull_limit, reach, rollover
 from mirror_agent.actions import (
     ORDER,
     Action,
@@ -23,6 +23,7 @@ from mirror_agent.actions import (
     MakeFolder,
     ProveMirror,
     PullImage,
+    ReachUpstream,
     ReloadEdge,
     ReloadSystemd,
     Remember,
@@ -38,6 +39,7 @@ from mirror_agent.model import (
     Issuer,
     Mirror,
     Pod,
+    Proof,
     Role,
     UnitState,
 )
@@ -63,6 +65,7 @@ def plan(desired: Desired, observed: Observed, now: datetime) -> tuple[Action, .
         steps += _mirror(mirror, desired.pods[mirror.name], configs, desired, observed, now)
     steps = [*make_way(steps, desired, observed)]
     steps += _ask_limits(desired, observed, now)
+    steps += _reach(desired, observed, now)
     steps += _leftovers(desired, observed)
     steps += _reload(desired, observed, steps)
     steps += _evict(desired, observed, now)
@@ -181,16 +184,41 @@ def _run(mirror: Mirror, pod: Pod, observed: Observed) -> Iterator[Action]:
     choice = (observed.cached.get(name), mirror.probe)
     image = next(filter(None, reversed(choice) if proof and proof.remote != mirror.remote else choice), None)
     if image and not (proof and proof.covers(mirror)) and not observed.damaged:  # no CA to trust it by
-        yield ProveMirror(name, "not proved by a real pull yet", image)
+        yield ProveMirror(name, _unproved(mirror, proof), image)
+
+
+def _unproved(mirror: Mirror, proof: Proof | None) -> str:
+    """Why a mirror is to be proved.  One whose proof does not fit any more stays published as it was until then."""
+    if proof is None:
+        return "not proved by a real pull yet"
+    parts = {"host": proof.host != mirror.host, "address": proof.address != mirror.address}
+    changed = [part for part, differs in {**parts, "upstream": proof.remote != mirror.remote}.items() if differs]
+    what = " and its ".join(changed)
+    return f"its {what} changed since it was proved; it stays published as it was until it is again"
 
 
 def _ask_limits(desired: Desired, observed: Observed, now: datetime) -> Iterator[Action]:
     """Only of mirrors that serve: what asks an upstream goes the mirror's own way to it."""
     for mirror in desired.mirrors:
-        proof, last = observed.proofs.get(mirror.name), observed.pull_limits.get(mirror.name)
-        serves = proof and proof.covers(mirror) and answers(mirror.name, observed)
-        if mirror.pull_limit and serves and pull_limit.due(last, now):
+        last = observed.pull_limits.get(mirror.name)
+        if mirror.pull_limit and _serves(mirror, observed) and pull_limit.due(last, now):
             yield AskPullLimit(mirror.name, "some time ago" if last else "not asked yet", last.asked if last else None)
+
+
+def _serves(mirror: Mirror, observed: Observed) -> bool:
+    proof = observed.proofs.get(mirror.name)
+    return proof is not None and proof.covers(mirror) and answers(mirror.name, observed)
+
+
+def _reach(desired: Desired, observed: Observed, now: datetime) -> Iterator[Action]:
+    """Only where somebody wanted something of an upstream that did not come, and until it is back."""
+    for mirror in desired.mirrors:
+        last, limit = reach.known(observed.reaches.get(mirror.name), mirror), observed.pull_limits.get(mirror.name)
+        unasked = limit.asked if mirror.pull_limit and limit and limit.error else None
+        doubt = max(filter(None, (observed.doubts.get(mirror.name), unasked)), default=None)
+        if _serves(mirror, observed) and reach.due(last, doubt, now):
+            why = "it could not" if last and last.since else "what was asked of it did not come"
+            yield ReachUpstream(mirror.name, why, last.tried if last else None, doubt)
 
 
 def runs(pod: Pod, observed: Observed) -> bool:

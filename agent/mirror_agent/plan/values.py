@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 
@@ -26,6 +27,7 @@ from mirror_agent.model import (
     Problem,
     Proof,
     PullLimit,
+    Reach,
     Role,
     Rollover,
     Settings,
@@ -125,6 +127,8 @@ class Observed:
     accepted: Mapping[str, bytes] = field(default_factory=dict)
     proofs: Mapping[str, Proof] = field(default_factory=dict)
     pull_limits: Mapping[str, PullLimit] = field(default_factory=dict)  # by mirror: as its upstream last said
+    reaches: Mapping[str, Reach] = field(default_factory=dict)  # by mirror: whether its upstream could be reached
+    doubts: Mapping[str, datetime] = field(default_factory=dict)  # by mirror: when its upstream last gave nothing
     unwell: Mapping[str, float] = field(default_factory=dict)  # by mirror that does not answer: for how long, seconds
     cached: Mapping[str, str] = field(default_factory=dict)  # by mirror: an image that some client has pulled
     published: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)  # by target, those that can be read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import re
 import string
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mirror_agent import config
 from mirror_agent.config import parse_definition, parse_settings
 from mirror_agent.config.definition import DefinitionTable
 from mirror_agent.config.settings import SettingsTable
@@ -198,7 +200,7 @@ def test_characters_that_are_allowed_in_no_value(key: str, character: str) -> No
         (b"a = 1\n# \xff", "is not UTF-8 in line 2 (save it as UTF-8)"),
         (b"\x7fELF\x02\x01\x00", 'is not TOML: line 1, column 1: Invalid statement (a line is: key = "value")'),
         ("x" * 1001, "line 1 is longer than 1000 characters (break the list into lines)"),
-        ("a = " + "[\n" * 5_000, "is not TOML: a number or a nesting without end"),
+        ("a = " + "[\n" * 5_000, "is not TOML: a number or a nesting without end (man mirror-agent.d has examples)"),
         (b"#" * (64 * 2**10 + 1), "is larger than 64 KiB (a definition has a dozen lines)"),
     ],
 )  # fmt: skip
@@ -208,8 +210,12 @@ def test_what_is_no_text(content: str | bytes, expected: str) -> None:
 
 def test_what_is_too_long() -> None:
     long = ".".join(["a" * 60] * 4)
-    assert told(f'source = "{long}/bbbbbbbbbb"') == ["source: is longer than 253 characters"]
-    assert told_of_settings(SMALLEST.replace("mirror.lan", long)) == ["domain: is longer than 220 characters"]
+    assert told(f'source = "{long}/bbbbbbbbbb"') == [
+        "source: is longer than 253 characters (a shorter prefix: host[:port][/path])"
+    ]
+    assert told_of_settings(SMALLEST.replace("mirror.lan", long)) == [
+        "domain: is longer than 220 characters (a mirror's name must fit in front of it)"
+    ]
 
 
 def test_all_mistakes_of_a_file_at_once() -> None:
@@ -424,3 +430,14 @@ def test_what_is_accepted_needs_no_quoting(values: dict[str, str]) -> None:
     strings = [*definition.sources, definition.remote, definition.host or "", definition.probe or ""]
     assert set("".join(strings) + str(definition.credentials or "")) <= SAFE
     assert definition.remote.startswith("https://")
+
+
+def test_every_mistake_says_what_to_do() -> None:
+    """A hint, or an example of the key (`form`)."""
+    silent = []
+    for path in sorted((Path(config.__file__).parent).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Mistake":
+                said = len(node.args) > 1 or any(keyword.arg in ("hint", "form") for keyword in node.keywords)
+                silent += [] if said else [f"{path.name}:{node.lineno}"]
+    assert silent == []

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from mirror_agent.config import registries, values
 from mirror_agent.config.toml import LARGEST_FILE, Table, load, parse
 from mirror_agent.config.words import Mistake, kind, plain, safe, shown, text
-from mirror_agent.model import Candidate, Definition, Policy, Problem, Settings, Tls, served
+from mirror_agent.model import Candidate, Definition, NetworkSettings, Policy, Problem, Settings, Tls, served
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 SUFFIX = ".toml"
@@ -124,11 +124,12 @@ class DefinitionTable(Table):
     def _in_range(cls, address: IPv4Address, info: ValidationInfo) -> IPv4Address:
         network = _context(info).settings.network
         if address == network.gateway:
-            raise Mistake(f"{address} is the gateway's")
+            raise Mistake(f"{address} is the gateway's", _free(network))
         if address in (network.subnet.network_address, network.subnet.broadcast_address):
-            raise Mistake(f"{address} is no host's address in {network.subnet}")
+            raise Mistake(f"{address} is no host's address in {network.subnet}", _free(network))
         if not network.first <= address <= network.last:
-            raise Mistake(f"{address} is outside the range {network.first}-{network.last} of the settings")
+            reason = f"{address} is outside the range {network.first}-{network.last} of the settings"
+            raise Mistake(reason, "another one, or widen network.range")
         return address
 
     @field_validator("source")
@@ -137,7 +138,7 @@ class DefinitionTable(Table):
         if not sources:
             raise Mistake("is an empty list", form=True)
         if len(set(sources)) < len(sources):
-            raise Mistake(f"{shown(Counter(sources).most_common(1)[0][0])} is written twice")
+            raise Mistake(f"{shown(Counter(sources).most_common(1)[0][0])} is written twice", "leave one of them out")
         for source in sources:
             if "host" in info.data and _host_of(source) == _own_host(info):
                 raise Mistake(f"{shown(source)} is the mirror itself", "the source is what clients write today")
@@ -203,7 +204,11 @@ def _not_ours(url: str, info: ValidationInfo, key: str | None = None) -> None:
     host = url.partition("://")[2].partition(":")[0]
     if registries.is_address(host) and network.first <= IPv4Address(host) <= network.last:
         reason = f"{shown(url)} has an address of the mirrors: {network.first}-{network.last}"
-        raise Mistake(reason, key=key)
+        raise Mistake(reason, "name the upstream registry itself", key)
+
+
+def _free(network: NetworkSettings) -> str:
+    return f"one of {network.first}-{network.last} that nobody has; without this line the agent chooses one"
 
 
 def _context(info: ValidationInfo) -> Context:

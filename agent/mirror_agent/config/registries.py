@@ -29,6 +29,9 @@ PULL_LIMITS = {f"https://{DOCKER_REGISTRY}": "ratelimitpreview/test:latest"}
 LONGEST_HOST = 253  # RFC 1035 in text form
 LONGEST_DOMAIN = LONGEST_HOST - len("." + "n" * 32)  # NAME.domain must be a host name too
 
+_IN_DNS = 'a name that DNS knows, as "registry.example.com"'
+_FROM_THE_LAN = "the name or address by which a machine of the LAN reaches it"
+
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _NUMERIC = re.compile(r"[0-9]+|0x[0-9a-f]*")  # a last label that makes resolvers read a host as an address
@@ -44,13 +47,13 @@ def host_name(value: str) -> str:
     if value != value.lower():
         raise Mistake(f"{shown(value)} has upper-case letters", f"write {shown(value.lower())}")
     if "_" in value:
-        raise Mistake(f"{shown(value)} has an underscore, which no host name may have")
+        raise Mistake(f"{shown(value)} has an underscore, which no host name may have", _IN_DNS)
     if not _HOST.fullmatch(value) or len(value) > LONGEST_HOST:
         raise Mistake(f"{shown(value)} is no host name", "letters a-z, digits, hyphens, and dots between the parts")
     if _NUMERIC.fullmatch(value.rpartition(".")[2]):
-        raise Mistake(f"{shown(value)} is an address or looks like one, must be a host name")
+        raise Mistake(f"{shown(value)} is an address or looks like one", _IN_DNS)
     if is_local(value):
-        raise Mistake(f"{shown(value)} is this machine to everybody who resolves it")
+        raise Mistake(f"{shown(value)} is this machine to everybody who resolves it", _IN_DNS)
     return value
 
 
@@ -71,7 +74,7 @@ def is_address(host: str) -> bool:
 def domain(value: str) -> str:
     """The domain of the mirrors' host names.  Raises Mistake."""
     if len(host_name(value)) > LONGEST_DOMAIN:
-        raise Mistake(f"is longer than {LONGEST_DOMAIN} characters")
+        raise Mistake(f"is longer than {LONGEST_DOMAIN} characters", "a mirror's name must fit in front of it")
     return value
 
 
@@ -109,7 +112,7 @@ def source(value: str) -> str:
     if slash and not _REPOSITORY.fullmatch(path):
         raise Mistake(f"{shown(path)} is no repository path", "lower-case letters, digits, and . _ - between them")
     if len(value) > LONGEST_HOST:
-        raise Mistake(f"is longer than {LONGEST_HOST} characters")
+        raise Mistake(f"is longer than {LONGEST_HOST} characters", "a shorter prefix: host[:port][/path]")
     return value
 
 
@@ -149,7 +152,7 @@ def proxy(value: str) -> str:
 def _refuse_local(host: str) -> None:
     """Refuse a remote inside the pod or on its own wire.  Raises Mistake."""
     if is_local(host):
-        raise Mistake(f"{shown(host)} is the mirror itself: it runs in a network of its own")
+        raise Mistake(f"{shown(host)} is the mirror itself: it runs in a network of its own", _FROM_THE_LAN)
     if not is_address(host):
         return
     address = IPv4Address(host)
@@ -160,7 +163,7 @@ def _refuse_local(host: str) -> None:
         (address.is_unspecified or address.is_reserved, "no host's address"),
     ):
         if bad:
-            raise Mistake(f"{host} is {why}")
+            raise Mistake(f"{host} is {why}", _FROM_THE_LAN)
 
 
 def registry_of(name: str) -> str:

@@ -68,9 +68,9 @@ class NetworkTable(Table):
         first, last = info.data.get("range", (None, None))
         for server in servers:
             if server.is_loopback or server.is_multicast or server.is_unspecified:
-                raise Mistake(f"{server} is no name server that a pod can reach")
+                raise Mistake(f"{server} is no name server that a pod can reach", "one of the LAN or of the internet")
             if first and first <= server <= last:
-                raise Mistake(f"{server} lies in the range of the mirrors {first}-{last}")
+                raise Mistake(f"{server} lies in the range of the mirrors {first}-{last}", "another, or another range")
         return servers
 
 
@@ -263,9 +263,9 @@ def _check_host(address: IPv4Address, subnet: IPv4Network | None) -> None:
     if subnet is None:
         return
     if address not in subnet:
-        raise Mistake(f"{address} is outside the subnet {subnet}")
+        raise Mistake(f"{address} is outside the subnet {subnet}", "one of this subnet, or mend network.subnet")
     if address in (subnet.network_address, subnet.broadcast_address):
-        raise Mistake(f"{address} is no host's address in {subnet}")
+        raise Mistake(f"{address} is no host's address in {subnet}", "any but its first and its last")
 
 
 def _outside_state(path: Path, but: Path | None = None) -> Path:

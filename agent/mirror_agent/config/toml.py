@@ -96,7 +96,7 @@ def load(content: bytes) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise _syntax(str(error), text) from None
     except (ValueError, RecursionError):  # an integer of thousands of digits, brackets in brackets in brackets
-        raise Mistake("is not TOML: a number or a nesting without end") from None
+        raise Mistake("is not TOML: a number or a nesting without end", "man mirror-agent.d has examples") from None
 
 
 def _syntax(message: str, text: str) -> Mistake:
@@ -124,7 +124,7 @@ def _problems(error: ValidationError, schema: type[BaseModel], file: str, mirror
         found.add(Problem(file, key if mistake.key is None else mistake.key, mistake.reason, mistake.hint, mirror))
     yield from sorted(found)
     if len(details) > MOST_PROBLEMS:
-        yield Problem(file, "", f"has {len(details) - MOST_PROBLEMS} more mistakes", "", mirror)
+        yield Problem(file, "", f"has {len(details) - MOST_PROBLEMS} more mistakes", "mend these first", mirror)
 
 
 def _mistake(detail: ErrorDetails, key: str, known: dict[str, FieldInfo]) -> Mistake:

@@ -198,7 +198,7 @@ def subnet(value: str) -> IPv4Network:
     if not largest <= network.prefixlen <= smallest:
         raise Mistake(f"{shown(value)} is out of bounds", f"from /{largest} to /{smallest}")
     if network.is_loopback or network.is_multicast or network.is_link_local or network.is_unspecified:
-        raise Mistake(f"{shown(value)} is no subnet that hosts can have addresses in")
+        raise Mistake(f"{shown(value)} is no subnet that hosts can have addresses in", f"the LAN's, {hint}")
     return network
 
 

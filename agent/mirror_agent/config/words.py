@@ -64,9 +64,9 @@ def plain(value: object) -> str:
         raise Mistake("is empty", form=True)
     for character in value:
         if not character.isprintable():
-            raise Mistake(f"holds the control character U+{ord(character):04X}")
+            raise Mistake(f"holds the control character U+{ord(character):04X}", "write it anew, on one line")
         if character in _FORBIDDEN:
-            raise Mistake(f"holds the character {character}, which is allowed in no value")
+            raise Mistake(f"holds the character {character}, which is allowed in no value", "leave it out")
     return value
 
 

@@ -51,7 +51,8 @@ def in_namespace[Result](path: str, function: Callable[[], Result], timeout_s: f
     thread.start()
     thread.join(timeout_s)
     if thread.is_alive():
-        raise Trouble(path, f"not done within {timeout_s:.0f} s inside the network namespace")
+        reason = f"not done within {timeout_s:.0f} s inside the network namespace"
+        raise Trouble(path, reason, "is the host overloaded, or does its upstream hang?")
     return outcome.result()
 
 

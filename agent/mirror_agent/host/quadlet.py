@@ -68,7 +68,7 @@ def check(files: Mapping[str, bytes]) -> None:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise Trouble(str(program), f"no answer within {DRY_RUN_S:.0f} s") from error
+            raise Trouble(str(program), f"no answer within {DRY_RUN_S:.0f} s", "is the host overloaded?") from error
         said = complaints(result.stderr, stage)
     made = set(re.findall(r"^---(.+)---$", result.stdout, re.MULTILINE))
     missing = [name for name in sorted(files) if service(name) not in made]

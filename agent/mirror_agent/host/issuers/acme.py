@@ -26,13 +26,14 @@ from mirror_agent.model import AcmeSettings, Certificate, File, Folder, LeafKey,
 CALL_S = 30  # of one request
 PATIENCE = timedelta(seconds=100)  # until it has looked at the record, and again until it has signed
 _LIMIT = 16 * 1024  # bytes of the account's key
+_BY_DATE = "it is asked again; meanwhile two thirds of a certificate's life count"
 
 
 def issue(order: Order) -> Pair:
     """A fresh key with a certificate of the server for the mirror's host.  Raises Trouble."""
     settings, host = order.settings.acme, order.mirror.host
     if settings is None:
-        raise Trouble("certificates.acme", "is not set")
+        raise Trouble("certificates.acme", "is not set", "man agent.toml tells its keys")
     try:
         from acme import errors  # noqa: PLC0415 - see above
     except ImportError as error:
@@ -64,7 +65,7 @@ def _suggested(settings: AcmeSettings, paths: Paths, certificate: Certificate) -
         answer = network.get(f"{directory['renewalInfo']}/{_identity(certificate)}").json()
         start, end = (datetime.fromisoformat(answer["suggestedWindow"][key]) for key in ("start", "end"))
     except (errors.Error, OSError, ValueError, KeyError, TypeError) as error:
-        raise Trouble(settings.directory, f"does not say when to renew: {_words(error)}") from error
+        raise Trouble(settings.directory, f"does not say when to renew: {_words(error)}", _BY_DATE) from error
     share = certificate.serial % 1000 / 1000  # the same moment at every look, another one for each certificate
     return start + (end - start) * share
 
@@ -156,7 +157,8 @@ def _patiently(poll: Callable[[datetime], Any]) -> Any:
     try:
         return poll(datetime.now() + PATIENCE)
     except errors.TimeoutError:
-        raise Trouble("ACME", f"the server was not through within {PATIENCE.seconds} s") from None
+        reason = f"the server was not through within {PATIENCE.seconds} s"
+        raise Trouble("ACME", reason, "it is asked again; does it find the challenge?") from None
 
 
 def _words(error: Exception) -> str:

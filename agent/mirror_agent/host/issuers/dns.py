@@ -59,7 +59,7 @@ def _call(hook: Path, what: str, name: str, value: str) -> None:
             [hook, what, name, value], capture_output=True, text=True, errors="replace", timeout=HOOK_S, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise Trouble(str(hook), f"was not through within {HOOK_S:.0f} s") from error
+        raise Trouble(str(hook), f"was not through within {HOOK_S:.0f} s", "does it hang when run by hand?") from error
     except OSError as error:
         raise Trouble(str(hook), f"cannot be run: {error.strerror}", "is it executable?") from error
     if done.returncode:

@@ -16,7 +16,7 @@ from functools import partial
 from ipaddress import IPv4Address
 from typing import assert_never
 
-from mirror_agent import messages, pods, pull_limit, reach
+from mirror_agent import messages, pods, pull_limit, reach, report
 from mirror_agent.actions import (
     Action,
     AnnounceAddress,
@@ -309,7 +309,7 @@ def _tell_pull_limit(mirror: Mirror, before: PullLimit, limit: PullLimit, fields
         if not before.error:
             _log.info(f"what is left of the pull limit is not known: {limit.error}", **fields)
         return
-    left = f"{pull_limit.words(limit.remaining, limit.limit or 0, limit.window)} are left at {mirror.upstream}"
+    left = f"{report.pulls(limit.remaining, limit.limit or 0, limit.window)} are left at {mirror.upstream}"
     if limit.low and not before.low:
         more = "what is cached is served" if mirror.credentials else "an account has more: upstream.credentials"
         _log.warning(f"{left}: nearly used up ({more})", **fields, message_id=messages.PULL_LIMIT_LOW)
@@ -424,7 +424,7 @@ def _evict(step: Evict, desired: Desired, observed: Observed) -> None:
         store.evict(root / "registry", step.eviction, observed.stores[step.mirror])
         edge_cache.forget(root / "edge" / "meta", step.eviction.images)
     except OSError as error:
-        raise Trouble(str(error.filename or root), f"cannot be removed: {error.strerror}") from error
+        raise files.trouble(error.filename or root, "removed", error) from error
 
 
 def _hold(step: HoldFetches, desired: Desired) -> None:

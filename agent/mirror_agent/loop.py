@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mirror_agent import messages, metrics, observe, plan, reach, status, wish
+from mirror_agent import messages, metrics, observe, plan, reach, report, status, wish
 from mirror_agent.actions import Action, Evict, Publish
 from mirror_agent.apply import Failures, Hands, apply, repair
 from mirror_agent.clients import TIGHT_SECONDS, Clients
@@ -42,8 +42,10 @@ ALIVE_SECONDS = 20.0  # the watchdog is fed at least this often while nothing ha
 ROUNDS = 30  # of look, plan, apply in one go; more would mean that two rules fight
 STATUS_LIMIT = 4 * 2**20  # bytes of the status file
 FOLDERS = ("credentials", "tls", "ca")  # below /etc/mirror-agent: what definitions and settings name lies there
+_FUTILE = "was done, but nothing changed by it"
+_DEFECT = "a defect of the agent: report it with what mirror-agent plan says"
 _RELOAD = "reload"  # the hint of SIGHUP
-_NOTHING = status.Status("", (), (), (), "", "", 0, 0)
+_NOTHING = report.Status("", (), (), (), "", "", 0, 0)
 
 
 class Agent:
@@ -64,7 +66,7 @@ class Agent:
         self._shown = ""
         self._last = _NOTHING
         self._beat = 0.0  # when the metrics are written again, changed or not (monotonic)
-        self._cluster = status.ClusterStatus()
+        self._cluster = report.ClusterStatus()
         self._watches = Watches()
         self._repaired = False
         self._stopping = False
@@ -196,7 +198,7 @@ class Agent:
             self._memory.settle(desired, observed, steps)
             under_way = self._hands.errands.under_way
             futile = [step for step in self._memory.due(steps, desired, now, under_way) if step in done]
-            self._note([(step, Trouble(str(step), "was done, but nothing changed by it")) for step in futile], desired)
+            self._note([(step, Trouble(str(step), _FUTILE, _DEFECT)) for step in futile], desired)
             todo = self._memory.due(steps, desired, now, under_way)
             shown = status.describe(desired, observed, steps, self._memory.failures(), problems, now)
             self._show(shown)
@@ -265,7 +267,7 @@ class Agent:
         broken = problem.file == str(self._paths.settings)
         return messages.SETTINGS_BROKEN if broken else messages.DEFINITION_BROKEN
 
-    def _show(self, shown: status.Status) -> None:
+    def _show(self, shown: report.Status) -> None:
         """The status file, when something in it changed, and the line of systemctl status."""
         values = shown.as_json()
         text = json.dumps({key: value for key, value in values.items() if key != "at"})
@@ -279,7 +281,7 @@ class Agent:
             journal.get().error(str(trouble), action="status")
         notify.status(shown.line)
 
-    def _measure(self, shown: status.Status, *, changed: bool) -> None:
+    def _measure(self, shown: report.Status, *, changed: bool) -> None:
         """The metrics, when they have changed; now and then also when not: they tell that the agent is there."""
         self._last = shown
         if not changed and time.monotonic() < self._beat:
@@ -290,7 +292,7 @@ class Agent:
         except Trouble as trouble:
             journal.get().error(str(trouble), action="status")
 
-    def _tell_cluster(self, shown: status.ClusterStatus) -> None:
+    def _tell_cluster(self, shown: report.ClusterStatus) -> None:
         """What a cluster is about to do, each time that it changes: its nodes are other people's."""
         before, self._cluster = self._cluster, shown
         if shown.state != before.state and shown.state:
@@ -311,10 +313,10 @@ class Agent:
         self._shown = line  # so that the next _show() is one
         try:
             before = json.loads(files.read(self._paths.status, STATUS_LIMIT) or b"{}")
-            if before.get("version") != status.VERSION:
+            if before.get("version") != report.VERSION:
                 before = _NOTHING.as_json()
             told = {"at": now, "line": line}
-            values = {**before, **told, "problems": [status.told(problem) for problem in problems]}
+            values = {**before, **told, "problems": [report.told(problem) for problem in problems]}
             files.write(File(self._paths.status, (json.dumps(values, indent=2) + "\n").encode()))
         except (Trouble, ValueError) as error:
             journal.get().error(str(error), action="status")
@@ -324,7 +326,7 @@ def _full(desired: plan.Desired, observed: plan.Observed) -> Iterator[Problem]:
     """A full disk is something that a person must act on."""
     cache = desired.settings.cache
     if observed.held:
-        reason = f"the disk is full: less than a quarter of the {status.size(cache.free)} that are to be left is free"
+        reason = f"the disk is full: less than a quarter of the {report.size(cache.free)} that are to be left is free"
         hint = "what is cached is served, nothing new is fetched: make room, or release what is kept"
         yield Problem(str(cache.path), "", reason, hint, message_id=messages.DISK_FULL)
 
@@ -337,15 +339,15 @@ def _late(desired: plan.Desired, observed: plan.Observed, trouble: Trouble | Non
         yield Problem(where, "publish.cluster", reason, trouble.hint, message_id=messages.TARGET_FAILED)
 
 
-def _patience(shown: status.Status) -> float:
+def _patience(shown: report.Status) -> float:
     """Seconds to the next look when nothing hints: short while something is on its way."""
     states = {mirror.state for mirror in shown.mirrors}
-    if states & {status.State.STARTING, status.State.PREPARING}:
+    if states & {report.State.STARTING, report.State.PREPARING}:
         return UNSETTLED_SECONDS
-    if status.State.UNPROVED in states:
+    if report.State.UNPROVED in states:
         return UNPROVED_SECONDS
     cluster = shown.cluster
-    return ROLL_OUT_SECONDS if "updating" in cluster.roll_out or cluster.state == status.UNREAD else LOOK_SECONDS
+    return ROLL_OUT_SECONDS if "updating" in cluster.roll_out or cluster.state == report.UNREAD else LOOK_SECONDS
 
 
 def main(paths: Paths) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from mirror_agent import messages, plan, status
+from mirror_agent import messages, plan, report
 from mirror_agent.actions import Action, IssueCertificate, RestartUnits, StartUnits
 from mirror_agent.certificates import judging
 from mirror_agent.model import Mirror, Pod, Problem
@@ -24,7 +24,7 @@ class _Blocked:
     count: int
     until: datetime
     cause: object  # what was desired when it failed
-    failure: status.Failure
+    failure: report.Failure
 
 
 @dataclass(slots=True)
@@ -75,7 +75,7 @@ class Memory:
             again = now + judging.retry(count + 1, step.not_after, now)
         else:
             again = now + timedelta(seconds=BACKOFF_SECONDS[min(count, len(BACKOFF_SECONDS) - 1)])
-        self.blocked[which] = _Blocked(count + 1, again, cause, status.Failure(step.mirror, step.action, reason, again))
+        self.blocked[which] = _Blocked(count + 1, again, cause, report.Failure(step.mirror, step.action, reason, again))
         if isinstance(step, StartUnits | RestartUnits) and step.mirror in self.good:
             bad = desired.pods[step.mirror]
             if bad != self.good[step.mirror][1]:
@@ -114,7 +114,7 @@ class Memory:
         pods = {**desired.pods, **{name: good for name, (_, good) in back.items()}}
         return replace(desired, mirrors=mirrors, pods=pods), problems
 
-    def failures(self) -> dict[str, status.Failure]:
+    def failures(self) -> dict[str, report.Failure]:
         """The last failure of each mirror, and of each subject that serves all of them."""
         found = self.blocked.items()
         return {blocked.failure.mirror or which[1] or which[0]: blocked.failure for which, blocked in found}

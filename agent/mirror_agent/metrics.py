@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from mirror_agent import __version__
-from mirror_agent.status import MirrorStatus, PullLimitStatus, State, Status, seconds
+from mirror_agent.report import MirrorStatus, PullLimitStatus, State, Status, seconds
 
 _LABELS = ("mirror", "upstream")
 

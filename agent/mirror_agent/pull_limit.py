@@ -12,7 +12,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from urllib.parse import urlsplit
-from urllib.request import parse_http_list, parse_keqv_list
 
 from mirror_agent.model import PullLimit
 
@@ -53,12 +52,6 @@ def noted(last: PullLimit | None, answer: PullLimit) -> PullLimit:
     return replace(answer, low=few)
 
 
-def words(remaining: int, limit: int, window: int) -> str:
-    """For people: "76 of 100 pulls in 6 h"."""
-    unit, name = next(((n, w) for n, w in ((86400, "d"), (3600, "h"), (60, "min")) if window % n == 0), (1, "s"))
-    return f"{remaining} of {limit} pulls" + (f" in {window // unit} {name}" if window else "")
-
-
 # --- who asks ------------------------------------------------------------------------------------------------
 
 
@@ -80,6 +73,8 @@ class Realm(NamedTuple):
 
 def challenge(headers: Iterable[str]) -> Challenge:
     """The first challenge that can be met, of all WWW-Authenticate headers.  Raises ValueError."""
+    from urllib.request import parse_http_list, parse_keqv_list  # noqa: PLC0415 - all of http.client comes with it
+
     for header in headers:
         scheme, _, rest = header.strip().partition(" ")
         if scheme.lower() == "basic":

@@ -8,7 +8,7 @@ from functools import partial
 from mirror_agent import page, plan
 from mirror_agent.host import journal
 from mirror_agent.model import Trouble
-from mirror_agent.status import Status
+from mirror_agent.report import Status
 from mirror_agent.targets import targets
 
 

@@ -19,7 +19,7 @@ from browser.chromium import SITE, Browser, browser
 from mirror_agent import config, page
 from mirror_agent.config.settings import parse_settings
 from mirror_agent.model import Candidate
-from mirror_agent.status import Status
+from mirror_agent.report import Status
 
 BOTH = Written({"quay": QUAY, "ghcr": GHCR})
 SCHEMES = ("light", "dark")

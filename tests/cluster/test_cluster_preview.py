@@ -16,7 +16,7 @@ from cluster.story import IDMS, IMAGE, ITMS, NEVER, entries, entry, idms
 from cluster.test_cluster_round import KUBECONFIG
 from mirror_agent import cli
 from mirror_agent import cluster as rules
-from mirror_agent.commands.common import find_paths, read_files
+from mirror_agent.commands.wanted import find_paths, read_files
 from mirror_agent.model import ClusterSettings, Publication
 from mirror_agent.openshift import conf
 from mirror_agent.targets import cluster as target

@@ -12,7 +12,7 @@ import pytest
 
 from cluster.control_plane import ControlPlane
 from cluster.story import IDMS, ITMS, MAPS, entries
-from mirror_agent import actions, observe, plan, status
+from mirror_agent import actions, observe, plan, report, status
 from mirror_agent.apply import Hands, apply
 from mirror_agent.host.errands import Errands
 from mirror_agent.model import ClusterSettings
@@ -39,7 +39,7 @@ def host(settings: ClusterSettings) -> Iterator[Host]:
     KUBECONFIG.unlink(missing_ok=True)
 
 
-def one_round(host: Host) -> tuple[status.Status, list[str]]:
+def one_round(host: Host) -> tuple[report.Status, list[str]]:
     """What is shown before it, and what failed in it."""
     desired = host.desired(WRITTEN)
     known, problems = observe._cluster(desired)
@@ -71,6 +71,6 @@ def test_a_cluster_that_is_away_is_a_problem_and_nothing_else(cluster: ControlPl
     assert [problem.key for problem in shown.problems] == ["publish.cluster"]
     assert "credentials are not accepted" in shown.problems[0].reason
     assert shown.cluster.state == "waits: it cannot be read"
-    assert {row.state for row in shown.mirrors} == {status.State.SERVING}
+    assert {row.state for row in shown.mirrors} == {report.State.SERVING}
     target._session.cache_clear()
     assert cluster.get(f"{MAPS}/mirror-agent-ca") is None

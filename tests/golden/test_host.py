@@ -18,8 +18,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from mirror_agent import pods, wish
-from mirror_agent.commands.common import NEWEST_PODMAN
 from mirror_agent.commands.render import rendered
+from mirror_agent.commands.wanted import NEWEST_PODMAN
 from mirror_agent.host import quadlet
 from mirror_agent.model import Mirror, Paths, Role
 from mirror_agent.plan import Desired

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 import pytest
-import typer.main
 from tree import REPO
 
 from mirror_agent import cli, formats
@@ -18,11 +17,11 @@ from mirror_agent.config.definition import DefinitionTable
 from mirror_agent.config.settings import SettingsTable
 from mirror_agent.config.toml import keys
 from mirror_agent.model import Mirror, Paths, Publication
-from mirror_agent.status import State
+from mirror_agent.report import State
 
 SOURCES = sorted((REPO / "docs/man").glob("*.md"))
 PAGES = [source.stem for source in SOURCES]
-COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+COMMANDS = {name: cli.load(name) for name in cli.COMMANDS}
 
 
 @pytest.fixture(scope="module")

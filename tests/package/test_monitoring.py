@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tree import REPO
 
 from mirror_agent.metrics import render
-from mirror_agent.status import (
+from mirror_agent.report import (
     AuthorityStatus,
     CacheStatus,
     CertificateStatus,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror_agent import __version__
+from mirror_agent import __version__, cli
 from schema import conforms
 
 ROOT = Path(__file__).parents[2]
@@ -230,6 +230,28 @@ def test_wrong_usage_is_2_and_does_nothing(folder: Path) -> None:
     assert sorted(folder.rglob("*")) == before
 
 
+def test_a_mistyped_command_is_told_the_one_that_was_meant() -> None:
+    assert "No such command 'chekc'. Did you mean 'check'?" in mirror_agent("chekc").stderr
+
+
+def test_what_the_system_refuses_is_one_line(folder: Path) -> None:
+    done = mirror_agent("render", "--to", folder / "agent.toml" / "below", *where(folder))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"{folder}/agent.toml/below/")
+    reason = "cannot be written: not a directory (a folder is needed there, not a file or a link)\n"
+    assert done.stderr.endswith(f": {reason}")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(folder: Path) -> None:
+    """`mirror-agent check | head -1`."""
+    end, pipe = os.pipe()
+    os.close(end)
+    command = [sys.executable, "-B", "-c", ENTRY, "check", *map(str, where(folder))]
+    done = subprocess.run(command, env=ENVIRONMENT, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(pipe)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_help_names_every_command_and_the_exit_codes() -> None:
     commands = ("check", "render", "plan", "status", "purge", "version", "run")
     (_, code, out, _), *each = one_by_one([["--help"], *([command, "--help"] for command in commands)])
@@ -283,6 +305,64 @@ EVERYTHING = [
     ["release", "friday"],
 ]
 HELPS = ("sudo mirror-agent", "systemctl", "install python3-", "agent.toml", "mirror-agent cache")
+
+
+def loaded(*words: object, **environment: str) -> set[str]:
+    """The modules that a command has loaded by its end."""
+    tell = "import atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+    entry = ENTRY.replace("from mirror_agent.__main__", f"{tell}from mirror_agent.__main__")
+    command = [sys.executable, "-B", "-c", entry, *map(str, words)]
+    done = subprocess.run(command, env=ENVIRONMENT | environment, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    names = done.stderr.splitlines()[-1].split()
+    assert "mirror_agent.cli" in names
+    return {*names, *(name.partition(".")[0] for name in names)}
+
+
+# Each of them takes as long as the interpreter itself.
+DRAWING = {"rich"}
+OF_TYPER_S_RICH = {"markdown_it", "pygments", "rich.markdown", "rich.syntax", "rich.traceback"}
+READING = {"pydantic", "jinja2", "yaml", "tomllib"}
+JUDGING = {"cryptography"}
+OF_THE_AGENT = {"prometheus_client", "structlog", "kubernetes", "http.client", "ssl", "urllib.request", "concurrent"}
+
+
+@pytest.mark.parametrize("words", [["version"], ["--version"], ["--help"], ["-h"], [], ["chekc"]])
+def test_what_needs_no_command_loads_none(words: list[str]) -> None:
+    names = loaded(*words)
+    assert names & (DRAWING | OF_TYPER_S_RICH | READING | JUDGING | OF_THE_AGENT) == set()
+    assert {name for name in names if name.startswith("mirror_agent.commands.")} == {"mirror_agent.commands.common"}
+
+
+@pytest.mark.parametrize(
+    ("shell", "asked"),
+    [("bash", {"COMP_WORDS": "mirror-agent re", "COMP_CWORD": "1"}),
+     ("zsh", {"_TYPER_COMPLETE_ARGS": "mirror-agent re"}),
+     ("fish", {"_TYPER_COMPLETE_ARGS": "mirror-agent re", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}),
+     ("bash", {"COMP_WORDS": "mirror-agent logs q", "COMP_CWORD": "2"}),
+     ("zsh", {"_TYPER_COMPLETE_ARGS": "mirror-agent logs --fo"})],
+)  # fmt: skip
+def test_a_shell_that_completes_loads_nothing_that_works(shell: str, asked: dict[str, str]) -> None:
+    names = loaded(**asked, _MIRROR_AGENT_COMPLETE=f"complete_{shell}")
+    assert names & (DRAWING | OF_TYPER_S_RICH | READING | JUDGING | OF_THE_AGENT) == set()
+
+
+def test_status_reads_what_the_agent_said_and_loads_nothing_that_judges() -> None:
+    assert loaded("status") & (OF_TYPER_S_RICH | READING | JUDGING | {"prometheus_client", "structlog", "ssl"}) == set()
+
+
+def test_check_loads_what_reads_and_neither_what_acts_nor_what_speaks_with_others(folder: Path) -> None:
+    names = loaded("check", *where(folder))
+    assert names & (OF_TYPER_S_RICH | OF_THE_AGENT) == set()
+    assert names >= READING
+
+
+def test_each_command_of_the_table_is_one_and_begins_its_help_as_the_table_says() -> None:
+    assert len(cli.COMMANDS) > 15
+    for name, row in cli.COMMANDS.items():
+        command = cli.load(name)
+        assert command.name == name
+        assert command.get_short_help_str(100) == row.help
 
 
 def test_where_nothing_of_it_is_there_each_command_says_what_is_missing() -> None:

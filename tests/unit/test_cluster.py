@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from simulator import GHCR, NOW, QUAY, SETTINGS, Host, Written, settle
 
-from mirror_agent import actions, cluster, plan, status
+from mirror_agent import actions, cluster, plan, report, status
 from mirror_agent.model import Authorities, Authority, ClusterState, Cost, Pool, Window
 
 KUBECONFIG = "/etc/mirror-agent/kubeconfig"
@@ -54,7 +54,7 @@ def applied(state: ClusterState, wish: Written) -> ClusterState:
     return ClusterState(tuple(objects.values()), trust, state.pools)
 
 
-def shown(wish: Written, state: ClusterState | None) -> status.ClusterStatus:
+def shown(wish: Written, state: ClusterState | None) -> report.ClusterStatus:
     desired, observed = seen(wish, state)
     return status.describe(desired, observed, plan.plan(desired, observed, NOW), {}, (), NOW).cluster
 
@@ -75,7 +75,7 @@ def test_the_cost_is_told_in_the_plan() -> None:
 def test_nothing_is_done_twice() -> None:
     after = applied(EMPTY, ALWAYS)
     assert to_do(ALWAYS, after) == []
-    assert shown(ALWAYS, after) == status.ClusterStatus(PLACE, "up to date")
+    assert shown(ALWAYS, after) == report.ClusterStatus(PLACE, "up to date")
 
 
 def test_what_drains_waits_and_trust_does_not() -> None:

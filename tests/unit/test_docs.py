@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 import pytest
-import typer.main
 
 from mirror_agent import __version__, cli
 from schema import PAGE, VERSION, forms
@@ -19,7 +18,7 @@ from schema import PAGE, VERSION, forms
 REPO = Path(__file__).resolve().parents[2]
 PAGES = sorted([*REPO.glob("*.md"), *REPO.glob("docs/*.md"), *REPO.glob("tests/box/*.md")])
 TARGETS = set(re.findall(r"^([a-z-]+):", (REPO / "Makefile").read_text(), re.MULTILINE))
-COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+COMMANDS = {name: cli.load(name) for name in cli.COMMANDS}
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
 

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mirror_agent.metrics import render
 from mirror_agent.model import Problem
-from mirror_agent.status import (
+from mirror_agent.report import (
     AuthorityStatus,
     CacheStatus,
     CertificateStatus,

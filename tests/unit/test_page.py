@@ -17,7 +17,7 @@ from test_status import described
 
 from mirror_agent import formats, page
 from mirror_agent.model import Problem
-from mirror_agent.status import (
+from mirror_agent.report import (
     AuthorityStatus,
     CacheStatus,
     CertificateStatus,

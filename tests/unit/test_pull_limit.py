@@ -14,7 +14,7 @@ from simulator import NOW, Host, Written, settle, steps
 
 from mirror_agent import actions, pull_limit
 from mirror_agent.model import PullLimit
-from mirror_agent.status import PullLimitStatus
+from mirror_agent.report import PullLimitStatus, pulls
 
 HUB = "registry-1.docker.io"
 ASKED = PullLimit(NOW, 100, 76, 21600)
@@ -68,8 +68,8 @@ def test_no_header_is_believed_that_is_not_understood(limit: str | None, left: s
 
 
 def test_for_people() -> None:
-    assert pull_limit.words(76, 100, 21600) == "76 of 100 pulls in 6 h"
-    assert [pull_limit.words(1, 2, n) for n in (0, 90, 120, 86400)] == [
+    assert pulls(76, 100, 21600) == "76 of 100 pulls in 6 h"
+    assert [pulls(1, 2, n) for n in (0, 90, 120, 86400)] == [
         "1 of 2 pulls", "1 of 2 pulls in 90 s", "1 of 2 pulls in 2 min", "1 of 2 pulls in 1 d",
     ]  # fmt: skip
     shown = PullLimitStatus("2026-11-24T07:00:00+00:00", 100, 76, 21600)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulator import NOW, QUAY, Host, Written, settle, steps
 
-from mirror_agent import actions, reach, status
+from mirror_agent import actions, reach, report, status
 from mirror_agent.actions import Action
 from mirror_agent.clients import SHARED, Clients
 from mirror_agent.host import edge_log, state, store
@@ -237,7 +237,7 @@ def test_a_question_about_the_limit_that_came_to_nothing_is_a_doubt() -> None:
     assert looks(host, hub) == [actions.ReachUpstream("docker", "", None)]
 
 
-def described(reaches: Mapping[str, Reach]) -> status.Status:
+def described(reaches: Mapping[str, Reach]) -> report.Status:
     host = running()
     host.reaches = dict(reaches)
     desired = host.desired(ONE)
@@ -254,7 +254,7 @@ def test_what_is_shown_of_it() -> None:
     shown = described({"quay": AWAY})
     assert shown.line == "1 mirror: 1 serving; 1 upstream cannot be reached"
     (mirror,) = shown.mirrors
-    assert (mirror.state, mirror.reach.error) == (status.State.SERVING, ERROR)
+    assert (mirror.state, mirror.reach.error) == (report.State.SERVING, ERROR)
     assert mirror.reach.since == "2026-11-24T06:57:00+00:00"
     assert metric % 1 in render(shown)
 

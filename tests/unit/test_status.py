@@ -9,9 +9,9 @@ from datetime import timedelta
 import pytest
 from simulator import GHCR, NOW, QUAY, SETTINGS, TARGET, Host, Written, one_round, settle, steps
 
-from mirror_agent import actions, plan, status
+from mirror_agent import actions, plan, report, status
 from mirror_agent.model import Problem
-from mirror_agent.status import Failure, PullLimitStatus, State, Status
+from mirror_agent.report import Failure, PullLimitStatus, State, Status
 from schema import conforms
 
 BOTH = Written({"quay": QUAY, "ghcr": GHCR})
@@ -158,4 +158,4 @@ def test_json_is_plain_and_complete() -> None:
     [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (200 * 2**30, "200 GiB"), (2**52, "4096 TiB")],
 )
 def test_sizes_in_words(number: int, words: str) -> None:
-    assert status.size(number) == words
+    assert report.size(number) == words

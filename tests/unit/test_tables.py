@@ -18,7 +18,7 @@ AGENT = Path(__file__).parents[2] / "agent"
 COLUMNS = ("MIRROR", "UPSTREAM", "IMAGE", "SIZE")
 ROWS = [("registry-k8s", "registry.k8s.io", "coredns/coredns", "7.5 MiB"), ("quay", "quay.io", "hello", "1.2 GiB")]
 PROGRAM = f"""
-from mirror_agent.commands.common import show_table
+from mirror_agent.commands.screen import show_table
 show_table({COLUMNS!r}, {ROWS!r}, long=("IMAGE",), numbers=("SIZE",), spare=("UPSTREAM",))
 """
 

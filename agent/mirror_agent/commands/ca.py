@@ -15,21 +15,19 @@ from rich.markup import escape
 
 from mirror_agent import messages, rollover
 from mirror_agent.certificates import reading
-from mirror_agent.commands.common import (
-    PROBLEM,
-    JsonOption,
-    complain,
-    nudge,
-    read_files,
-    screen,
-    show_json,
-    show_table,
-)
+from mirror_agent.commands.common import PROBLEM, JsonOption, show_json
+from mirror_agent.commands.screen import complain, screen, show_table
+from mirror_agent.commands.wanted import nudge, read_files
 from mirror_agent.host import authorities
 from mirror_agent.host.issuers import own
 from mirror_agent.model import Authorities, Authority, Paths, Settings, Trouble
 
-app = typer.Typer(no_args_is_help=True, help="The CA that signs the mirrors' certificates, and its successor.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="The CA that signs the mirrors' certificates, and its successor.",
+)
 
 
 @app.command("show")

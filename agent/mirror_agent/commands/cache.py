@@ -9,20 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from mirror_agent import eviction
-from mirror_agent.commands.common import (
-    PROBLEM,
-    JsonOption,
-    complain,
-    counted,
-    known_mirrors,
-    read_files,
-    screen,
-    show_json,
-    show_table,
-)
+from mirror_agent.commands.common import PROBLEM, JsonOption, counted, show_json
+from mirror_agent.commands.screen import complain, screen, show_table
+from mirror_agent.commands.wanted import known_mirrors, read_files
 from mirror_agent.host import state, store
 from mirror_agent.model import ImageName, Paths, Trouble
-from mirror_agent.status import size
+from mirror_agent.report import size
 from mirror_agent.usage import Usage
 
 _COLUMNS = ("MIRROR", "IMAGE", "TAGS", "DIGEST", "SIZE", "LAST USED", "KEPT BY")

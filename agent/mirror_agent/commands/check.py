@@ -10,19 +10,9 @@ import typer
 from rich.markup import escape
 
 from mirror_agent import certified, plan
-from mirror_agent.commands.common import (
-    PROBLEM,
-    DefinitionsOption,
-    JsonOption,
-    SettingsOption,
-    complain,
-    counted,
-    find_paths,
-    read_files,
-    screen,
-    show_json,
-    show_table,
-)
+from mirror_agent.commands.common import PROBLEM, DefinitionsOption, JsonOption, SettingsOption, counted, show_json
+from mirror_agent.commands.screen import complain, screen, show_table
+from mirror_agent.commands.wanted import find_paths, read_files
 from mirror_agent.host import files
 from mirror_agent.model import Problem
 from mirror_agent.plan import Desired

@@ -15,7 +15,9 @@ from typing import Annotated
 import typer
 
 from mirror_agent import config
-from mirror_agent.commands.common import PROBLEM, complain, find_paths
+from mirror_agent.commands.common import PROBLEM
+from mirror_agent.commands.screen import complain
+from mirror_agent.commands.wanted import find_paths
 from mirror_agent.host import files, lan, network
 from mirror_agent.host.lan import Lan
 from mirror_agent.model import File, Trouble

@@ -8,9 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mirror_agent import pods
 from mirror_agent.commands.common import JsonOption, NameArgument, mirrors
-from mirror_agent.config.definition import name_of
 from mirror_agent.model import Role, Trouble
 
 
@@ -26,6 +24,8 @@ def logs(
 
     What the agent did for it, what systemd did, and what its containers say.
     """
+    from mirror_agent.config.definition import name_of  # noqa: PLC0415 - a shell that asks for names does without
+
     if name_of(f"{name}.toml") != name:
         raise typer.BadParameter(f"{name!r} is not the name of a mirror")
     options = [f"--lines={lines}"]
@@ -44,6 +44,8 @@ def logs(
 
 def story(name: str) -> list[str]:
     """What journalctl is to look for.  Not podman's own event log and conmon's: systemd tells the same for people."""
+    from mirror_agent import pods  # noqa: PLC0415 - as above
+
     units = [pods.pod_service(name), *(pods.container_service(name, role) for role in Role)]
     speakers = ["mirror-agent", "systemd", *(unit.removesuffix(".service") for unit in units)]
     # The agent's lines and the containers' have MIRROR= (quadlets/), those of systemd about a unit have UNIT=.

@@ -10,18 +10,9 @@ from rich.markup import escape
 
 from mirror_agent import plan, wish
 from mirror_agent.actions import Action
-from mirror_agent.commands.common import (
-    PROBLEM,
-    DefinitionsOption,
-    JsonOption,
-    SettingsOption,
-    complain,
-    find_paths,
-    read_files,
-    screen,
-    show_json,
-    show_table,
-)
+from mirror_agent.commands.common import PROBLEM, DefinitionsOption, JsonOption, SettingsOption, show_json
+from mirror_agent.commands.screen import complain, screen, show_table
+from mirror_agent.commands.wanted import find_paths, read_files
 from mirror_agent.host import state
 from mirror_agent.model import Trouble
 

@@ -16,18 +16,9 @@ from rich.markup import escape
 
 from mirror_agent import cluster as rules
 from mirror_agent import openshift, plan, wish
-from mirror_agent.commands.common import (
-    PROBLEM,
-    DefinitionsOption,
-    JsonOption,
-    SettingsOption,
-    complain,
-    find_paths,
-    read_files,
-    screen,
-    show_json,
-    show_table,
-)
+from mirror_agent.commands.common import PROBLEM, DefinitionsOption, JsonOption, SettingsOption, show_json
+from mirror_agent.commands.screen import complain, screen, show_table
+from mirror_agent.commands.wanted import find_paths, read_files
 from mirror_agent.model import ClusterSettings, ClusterState, Cost, Document, Paths, Problem, Publication, Trouble
 from mirror_agent.targets import cluster as target
 

@@ -10,7 +10,9 @@ import typer
 
 from mirror_agent import formats, plan
 from mirror_agent.certificates import reading
-from mirror_agent.commands.common import PROBLEM, complain, read_files
+from mirror_agent.commands.common import PROBLEM
+from mirror_agent.commands.screen import complain
+from mirror_agent.commands.wanted import read_files
 from mirror_agent.host import authorities, state
 from mirror_agent.model import Paths, Trouble
 

@@ -11,7 +11,9 @@ from typing import Annotated
 import typer
 
 from mirror_agent import plan, wish
-from mirror_agent.commands.common import PROBLEM, complain, read_files
+from mirror_agent.commands.common import PROBLEM
+from mirror_agent.commands.screen import complain
+from mirror_agent.commands.wanted import read_files
 from mirror_agent.config.definition import name_of
 from mirror_agent.host import files, state
 from mirror_agent.model import Paths, Trouble

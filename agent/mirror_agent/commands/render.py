@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from mirror_agent import plan
-from mirror_agent.commands.common import PROBLEM, DefinitionsOption, SettingsOption, complain, find_paths, read_files
+from mirror_agent.commands.common import PROBLEM, DefinitionsOption, SettingsOption
+from mirror_agent.commands.screen import complain
+from mirror_agent.commands.wanted import find_paths, read_files
 from mirror_agent.model import Publication
 
 

@@ -11,9 +11,11 @@ import typer
 
 from mirror_agent import messages, renewal
 from mirror_agent.certificates import reading
-from mirror_agent.commands.common import PROBLEM, complain, known_mirrors, nudge, read_files
+from mirror_agent.commands.common import PROBLEM
+from mirror_agent.commands.screen import complain
+from mirror_agent.commands.wanted import known_mirrors, nudge, read_files
 from mirror_agent.model import Paths, Trouble
-from mirror_agent.status import ISSUING
+from mirror_agent.report import ISSUING
 
 
 def renew(

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from mirror_agent import reach
-from mirror_agent.commands.common import PROBLEM, JsonOption, complain, screen, show_json, show_table
+from mirror_agent.commands.common import PROBLEM, JsonOption, show_json
+from mirror_agent.commands.screen import complain, screen, show_table
 from mirror_agent.host import files
 from mirror_agent.model import Paths, Problem, Trouble
-from mirror_agent.status import CacheStatus, PullLimitStatus, ReachStatus, State, size
+from mirror_agent.report import CacheStatus, PullLimitStatus, ReachStatus, State, size
 
 FIRST_WORD_S = 10.0
 _COLOURS = {State.SERVING: "green", State.FAILED: "red", State.UNPROVED: "cyan"}
@@ -63,6 +64,9 @@ def _show(status: dict[str, Any]) -> None:
             sys.stdout.write("\n")
         _show_away(console, status["mirrors"])
         _show_limits(console, status["mirrors"])
+    else:
+        examples = Paths().templates.parent / "examples"
+        console.print(f"Each file in {Paths().definitions[0]} makes a mirror; examples are in {examples}", markup=False)
     for failure in status["failures"]:
         about = f"{failure['mirror']}: " if failure["mirror"] else ""
         complain([f"{about}{failure['reason']}; tried again at {failure['again'][11:19]} UTC"])
@@ -125,7 +129,8 @@ def _caches(mirrors: list[dict[str, Any]]) -> None:
         kept = (str(cache["images"]), size(cache["size"]), size(cache["budget"]))
         rows.append((row["name"], *kept, *map(str, counts), size(cache["sent"]), size(cache["fetched"])))
     columns = ("MIRROR", "IMAGES", "CACHED", "OF", "REQUESTS", "HIT", "STALE", "ERRORS", "SENT", "FETCHED")
-    show_table(columns, rows, long=(), numbers=columns[1:], spare=("IMAGES", "OF"))
+    spare = ("IMAGES", "OF", "STALE", "REQUESTS", "SENT")
+    show_table(columns, rows, long=(), numbers=columns[1:], spare=spare)
 
 
 def _certificates(mirrors: list[dict[str, Any]]) -> None:

@@ -20,11 +20,13 @@ from rich.text import Text
 
 from mirror_agent import plan
 from mirror_agent.certificates import reading
-from mirror_agent.commands.common import PROBLEM, JsonOption, complain, counted, read_files, screen, show_json
+from mirror_agent.commands.common import PROBLEM, JsonOption, counted, show_json
+from mirror_agent.commands.screen import complain, screen
+from mirror_agent.commands.wanted import read_files
 from mirror_agent.host import authorities, files, pull, state, warming
 from mirror_agent.model import Folder, ImageName, Paths, Trouble
 from mirror_agent.references import Wanted, listed, resolve
-from mirror_agent.status import size
+from mirror_agent.report import size
 
 LIST_LIMIT = 4 * 2**20  # bytes of a list of images
 TOLD_S = 10.0  # between two lines of progress where there is no terminal

@@ -36,7 +36,8 @@ type _Key = Annotated[str, StringConstraints(pattern="^([0-9a-f]{2}){1,64}$")]
 
 
 class _Stored(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    # built when it is first read or written: most commands need one of them
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
 
 class _Leases(_Stored):

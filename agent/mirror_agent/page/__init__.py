@@ -18,7 +18,7 @@ import jinja2
 from markupsafe import Markup
 
 from mirror_agent import __version__
-from mirror_agent.status import State, Status, size
+from mirror_agent.report import State, Status, size
 
 NAME = "index.html"
 MARK = b"<!doctype html>\n<!-- Written by mirror-agent"  # what it begins with: another page is somebody else's

@@ -14,6 +14,9 @@ _REFERENCE = re.compile(
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
 )
 
+# distribution stores a manifest under its sha256 whatever it was asked for by, and layers too, but links those
+BY_SHA256 = "a mirror passes it on, and keeps it only when it is asked for by tag or by sha256"
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Wanted:
@@ -38,6 +41,8 @@ def resolve(text: str, mirrors: Collection[Mirror]) -> Wanted:
     Raises Trouble for what is no reference with a registry, and for one that no mirror has as its source.
     """
     found = _REFERENCE.fullmatch(text)
+    if "@sha512:" in text:
+        raise Trouble(text, "names its manifest by sha512", BY_SHA256)
     if not found or not ("." in found["host"] or ":" in found["host"]):
         raise Trouble(text, "is no image with its registry", 'write it as "docker.io/library/nginx:1.27"')
     host, path = found["host"], found["path"]

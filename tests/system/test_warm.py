@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import tarfile
@@ -117,6 +118,46 @@ def put_index(warmed: Appliance, name: str, *entries: dict[str, Any]) -> dict[st
     command = ("curl", "-sS", "--fail", "-X", "PUT", "-H", f"Content-Type: {INDEX}", "--data-binary", "@-", url)
     warmed.box.inet(*command, input=text)
     return {"mediaType": INDEX, "digest": f"sha256:{sha256(text)}", "size": len(text)}
+
+
+def test_a_layer_by_sha512_is_brought_too(warmed: Appliance) -> None:
+    layer = "the bytes of a layer " * 1000
+    image = json.loads(warmed.box.inet("python3", "-c", PUSH_BY_SHA512, "by512/app", layer).stdout)
+    digest = image["layers"][0]["digest"]
+    assert digest == f"sha512:{hashlib.sha512(layer.encode()).hexdigest()}"
+    told = warm(warmed, "--keep", "by512", "quay.io/by512/app:1")
+    assert told["fetched"] == told["bytes"] == sum(each["size"] for each in (image["config"], *image["layers"]))
+    again = warm(warmed, "quay.io/by512/app:1")
+    assert (again["fetched"], again["there"]) == (0, told["bytes"])
+    before = warmed.received("quay.io")
+    command = [*warmed.curl_command("quay"), f"https://quay.mirror.lan/v2/by512/app/blobs/{digest}"]
+    assert warmed.box.node(*command).stdout == layer
+    assert warmed.received("quay.io") == before
+    warmed.box.exec("mirror-agent", "release", "by512")
+
+
+def test_a_manifest_by_sha512_is_told_to_be_none_that_a_mirror_keeps(warmed: Appliance) -> None:
+    text = f"quay.io/by512/app@sha512:{'1' * 128}"
+    assert "keeps it only when it is asked for by tag or by sha256" in troubles(warm(warmed, text, code=1))[text]
+
+
+# An image whose layer has another digest than sha256: its manifest as JSON.
+PUSH_BY_SHA512 = """
+import hashlib, json, sys, urllib.request
+kinds, base = "application/vnd.oci.image.", "https://quay.io/v2/" + sys.argv[1]
+def send(method, url, content, kind="application/octet-stream"):
+    return urllib.request.urlopen(urllib.request.Request(url, content, {"Content-Type": kind}, method=method))
+def blob(content, algorithm, kind):
+    digest = algorithm + ":" + hashlib.new(algorithm, content).hexdigest()
+    place = send("POST", base + "/blobs/uploads/", b"").headers["Location"]
+    send("PUT", place + ("&" if "?" in place else "?") + "digest=" + digest, content)
+    return {"mediaType": kinds + kind, "digest": digest, "size": len(content)}
+config = blob(b'{"architecture": "amd64", "os": "linux"}', "sha256", "config.v1+json")
+layer = blob(sys.argv[2].encode(), "sha512", "layer.v1.tar")
+manifest = {"schemaVersion": 2, "mediaType": kinds + "manifest.v1+json", "config": config, "layers": [layer]}
+send("PUT", base + "/manifests/1", json.dumps(manifest).encode(), kinds + "manifest.v1+json")
+print(json.dumps(manifest))
+"""
 
 
 def test_what_fails_is_told_and_the_rest_is_warmed(warmed: Appliance) -> None:

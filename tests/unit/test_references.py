@@ -56,6 +56,11 @@ def test_what_is_no_reference_is_told(text: str) -> None:
         resolve(text, MIRRORS)
 
 
+def test_a_manifest_by_sha512_is_told_to_be_none_that_is_kept() -> None:
+    with pytest.raises(Trouble, match="names its manifest by sha512"):
+        resolve(f"quay.io/a@sha512:{'a' * 128}", MIRRORS)
+
+
 @pytest.mark.parametrize("text", ["gcr.io/a", "registry.lab:5000/other/a", "registry.lab/team/a"])
 def test_what_no_mirror_has_is_told(text: str) -> None:
     with pytest.raises(Trouble, match="no mirror has it"):

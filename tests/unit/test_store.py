@@ -5,13 +5,14 @@ import os
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from hashlib import sha256
+from hashlib import sha256, sha512
 from pathlib import Path
 
 import pytest
 
+from mirror_agent.eviction import GRACE, Cached, choose
 from mirror_agent.host import edge_cache
-from mirror_agent.host.store import Stores, evict
+from mirror_agent.host.store import Stores, evict, has, read_blob
 from mirror_agent.model import Eviction, ImageName, Store
 
 V2 = "docker/registry/v2"
@@ -26,22 +27,22 @@ class Registry:
 
     def blob(self, content: bytes) -> str:
         name = sha256(content).hexdigest()
-        self._write(f"blobs/sha256/{name[:2]}/{name}/data", content)
+        self.write(f"blobs/sha256/{name[:2]}/{name}/data", content)
         return f"sha256:{name}"
 
     def manifest(self, repository: str, document: object, tag: str = "") -> ImageName:
         digest = self.blob(json.dumps(document).encode())
         name, home = digest.removeprefix("sha256:"), f"repositories/{repository}"
-        self._write(f"{home}/_manifests/revisions/sha256/{name}/link", digest.encode())
+        self.write(f"{home}/_manifests/revisions/sha256/{name}/link", digest.encode())
         if tag:
-            self._write(f"{home}/_manifests/tags/{tag}/current/link", digest.encode())
-            self._write(f"{home}/_manifests/tags/{tag}/index/sha256/{name}/link", digest.encode())
+            self.write(f"{home}/_manifests/tags/{tag}/current/link", digest.encode())
+            self.write(f"{home}/_manifests/tags/{tag}/index/sha256/{name}/link", digest.encode())
         return repository, digest
 
     def image(self, repository: str, layers: Iterable[str], tag: str = "") -> ImageName:
         for layer in layers:
             name = layer.removeprefix("sha256:")
-            self._write(f"repositories/{repository}/_layers/sha256/{name}/link", layer.encode())
+            self.write(f"repositories/{repository}/_layers/sha256/{name}/link", layer.encode())
         document = {"config": {"digest": self.blob(b"{}")}, "layers": [{"digest": layer} for layer in layers]}
         return self.manifest(repository, document, tag)
 
@@ -52,7 +53,7 @@ class Registry:
     def files(self) -> set[str]:
         return {str(path.relative_to(self.root / V2)) for path in self.root.rglob("*") if path.is_file()}
 
-    def _write(self, path: str, content: bytes) -> None:
+    def write(self, path: str, content: bytes) -> None:
         file = self.root / V2 / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
@@ -226,3 +227,59 @@ def test_evicting_many_images_looks_at_each_tag_once(tmp_path: Path) -> None:
     counting = False
     assert len([path for path in opened if path.endswith("/current/link")]) == len(images)
     assert not {path for path in registry.files() if path.endswith("/link")}
+
+
+# --- blobs that are asked for by sha512: distribution stores them by sha256, and links them
+
+
+def by_sha512(registry: Registry, repository: str, content: bytes) -> tuple[str, str]:
+    """The name that a manifest gives it, and the one that it lies under."""
+    name, stored = f"sha512:{sha512(content).hexdigest()}", registry.blob(content)
+    for digest in (name, stored):
+        registry.write(f"repositories/{repository}/_layers/{digest.replace(':', '/')}/link", stored.encode())
+    return name, stored
+
+
+def test_a_layer_by_sha512_is_found_where_it_lies(registry: Registry) -> None:
+    name, stored = by_sha512(registry, "app", b"layer")
+    image = registry.manifest("app", {"layers": [{"digest": name}]})
+    store = scan(registry)
+    assert store.needs == {image: (name, stored)}
+    assert has(registry.root, "app", name)
+    assert not has(registry.root, "other", name)
+    with read_blob(registry.root, "app", name) as file:
+        assert file.read() == b"layer"
+
+
+def test_a_layer_by_sha512_stays_and_leaves_with_its_image(registry: Registry) -> None:
+    """It would be a blob that nobody needs, which is the first to leave."""
+    now = datetime.now(UTC) + 2 * GRACE
+    before = registry.files()
+    name, stored = by_sha512(registry, "app", b"layer")
+    image = registry.manifest("app", {"layers": [{"digest": name}]})
+    store = scan(registry)
+    assert choose({"quay": Cached(store, 0, pinned={image})}, 0, now) == {}
+    leaving = choose({"quay": Cached(store, 0)}, 0, now)["quay"]
+    assert leaving.images == (image,)
+    assert set(leaving.blobs) == {image[1], stored}
+    evict(registry.root, leaving, store)
+    assert registry.files() == before
+
+
+@pytest.mark.parametrize("target", ["../../../../../etc/passwd", "sha256:0", ""])
+def test_a_link_that_leads_nowhere_is_no_blob(registry: Registry, target: str) -> None:
+    name = f"sha512:{'1' * 128}"
+    registry.write(f"repositories/app/_layers/{name.replace(':', '/')}/link", target.encode())
+    registry.manifest("app", {"layers": [{"digest": name}]})
+    assert not has(registry.root, "app", name)
+    scan(registry)
+
+
+def test_a_link_that_is_a_pipe_makes_nobody_wait(registry: Registry) -> None:
+    name = f"sha512:{'1' * 128}"
+    registry.manifest("app", {"layers": [{"digest": name}]})
+    link = registry.root / V2 / f"repositories/app/_layers/{name.replace(':', '/')}/link"
+    link.parent.mkdir(parents=True)
+    os.mkfifo(link)
+    scan(registry)
+    assert not has(registry.root, "app", name)

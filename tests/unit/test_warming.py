@@ -7,10 +7,10 @@ import tarfile
 from pathlib import Path, PurePosixPath
 
 import pytest
-from test_store import Registry
+from test_store import Registry, by_sha512
 
 from mirror_agent.host import state
-from mirror_agent.host.warming import RELEASE_FILE, release_payload
+from mirror_agent.host.warming import RELEASE_FILE, blobs, release_payload
 from mirror_agent.model import ImageName, Trouble
 
 PAYLOAD = [f"quay.io/openshift-release-dev/ocp-v4.0-art-dev@sha256:{digit * 64}" for digit in "12"]
@@ -70,6 +70,22 @@ def test_any_other_image_names_none(registry: Registry) -> None:
 def test_a_release_that_cannot_be_read_is_told(registry: Registry, content: bytes) -> None:
     with pytest.raises(Trouble, match="image-references"):
         list(release_payload(registry.root, [release(registry, content)]))
+
+
+def test_a_release_with_layers_by_sha512_names_its_payload(registry: Registry) -> None:
+    name, _ = by_sha512(registry, "ocp/release", layer(**{RELEASE_FILE: json.dumps(STREAM)}))
+    config = registry.blob(json.dumps({"config": {"Labels": {"io.openshift.release": "4.20.1"}}}).encode())
+    document = {"config": {"digest": config, "size": 1}, "layers": [{"digest": name, "size": 1}]}
+    assert list(release_payload(registry.root, [registry.manifest("ocp/release", document)])) == PAYLOAD
+
+
+def test_what_the_edge_does_not_serve_is_told_and_not_passed_over(registry: Registry) -> None:
+    """Else the image would count as complete."""
+    foreign = {"digest": f"sha384:{'1' * 96}", "size": 9, "urls": ["https://elsewhere"]}
+    assert list(blobs("app", {"layers": [foreign]})) == []
+    for entry in ({"digest": f"sha384:{'1' * 96}", "size": 9}, {"digest": f"sha256:{'1' * 64}"}, {"size": 9}):
+        with pytest.raises(Trouble, match="app: has a layer that no mirror serves"):
+            list(blobs("app", {"layers": [entry]}))
 
 
 def test_kept_sets_are_remembered(tmp_path: Path) -> None:

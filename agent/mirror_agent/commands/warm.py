@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import re
@@ -23,8 +22,8 @@ from mirror_agent.certificates import reading
 from mirror_agent.commands.common import PROBLEM, JsonOption, counted, show_json
 from mirror_agent.commands.screen import complain, screen
 from mirror_agent.commands.wanted import read_files
-from mirror_agent.host import authorities, files, pull, state, warming
-from mirror_agent.model import Folder, ImageName, Paths, Trouble
+from mirror_agent.host import authorities, pins, pull, warming
+from mirror_agent.model import Paths, Trouble
 from mirror_agent.references import Wanted, listed, resolve
 from mirror_agent.report import size
 
@@ -32,8 +31,6 @@ LIST_LIMIT = 4 * 2**20  # bytes of a list of images
 TOLD_S = 10.0  # between two lines of progress where there is no terminal
 _SET = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}  # uname(1) → OCI; others have the same name in both
-
-type Keeps = dict[str, dict[str, set[ImageName]]]  # set → mirror → images
 
 
 def warm(
@@ -73,7 +70,7 @@ def warm(
         sources,
         platforms or [f"linux/{_MACHINES.get(platform.machine(), platform.machine())}"],
         jobs,
-        lambda mirror, image: _keep(paths, keep, mirror, image) if keep else None,
+        pins.Pinning(paths, keep) if keep else None,
     )
     begin = time.monotonic()
     with _shown(run, as_json):
@@ -103,7 +100,7 @@ def release(names: Annotated[list[str], typer.Argument(metavar="NAME…", help="
     paths, missing = Paths(), []
     if os.geteuid() != 0:
         raise Trouble("release", "only root may unpin images", f"sudo mirror-agent release {' '.join(names)}")
-    with _keeps(paths) as keeps:
+    with pins.changed(paths) as keeps:
         for name in names:
             images = keeps.pop(name, None)
             if images is None:
@@ -161,30 +158,6 @@ def _sources(paths: Paths, desired: plan.Desired) -> Mapping[str, warming.Source
         for mirror in desired.mirrors
         if mirror.name in running
     }
-
-
-# --- sets that are kept --------------------------------------------------------------------------------------
-
-_LOCK = threading.Lock()
-
-
-@contextmanager
-def _keeps(paths: Paths) -> Iterator[Keeps]:
-    """The sets, to be changed: by one thread and one command at a time."""
-    files.ensure_folder(Folder(paths.state))
-    with _LOCK, open(paths.state / "keeps.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        keeps = {
-            name: {mirror: set(images) for mirror, images in mirrors.items()}
-            for name, mirrors in state.load_keeps(paths.keeps).items()
-        }
-        yield keeps
-        state.save_keeps(paths.keeps, keeps)
-
-
-def _keep(paths: Paths, name: str, mirror: str, image: ImageName) -> None:
-    with _keeps(paths) as keeps:
-        keeps.setdefault(name, {}).setdefault(mirror, set()).add(image)
 
 
 # --- progress ------------------------------------------------------------------------------------------------

@@ -54,9 +54,9 @@ def parse_image(image: str) -> tuple[str, str]:
     return found[1], found[2] or found[3]
 
 
-def is_digest(text: str) -> bool:
-    """Is it the digest of a blob?"""
-    return re.fullmatch(_DIGEST, text) is not None
+def is_digest(value: object) -> bool:
+    """Is it the digest of a blob that the edge serves?"""
+    return isinstance(value, str) and re.fullmatch(rf"{_DIGEST}|sha512:[0-9a-f]{{128}}", value) is not None
 
 
 def pull(namespace: str, mirror: Mirror, ca_pem: str, image: str, public: bool = False) -> str:
@@ -82,7 +82,7 @@ def _pull(client: Client, repository: str, reference: str) -> str:
     if "manifests" in document:
         chosen = choose(document["manifests"])
         if chosen is None:
-            raise Trouble(f"{repository}:{reference}", "is an index without images")
+            raise Trouble(f"{repository}:{reference}", "is an index without images", "name another image: probe")
         _, document = client.manifest(repository, chosen)
     blob = smallest(document)
     if blob is None:
@@ -172,7 +172,7 @@ class Client:
         try:
             document = json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise Trouble(self._host + path, "the answer is not JSON") from error
+            raise Trouble(self._host + path, "the answer is not JSON", "is its upstream a registry?") from error
         if not isinstance(document, dict) or document.get("schemaVersion") != 2:
             raise Trouble(self._host + path, "the answer is no manifest of schema 2", "very old image? try another")
         return digest, document
@@ -180,14 +180,15 @@ class Client:
     def blob(self, repository: str, digest: str, size: int, told: Callable[[int], None] = lambda _: None) -> None:
         """Fetch a blob, check it, throw it away; `told` is called with the bytes of each piece."""
         path = f"/v2/{repository}/blobs/{digest}"
-        hashed = hashlib.sha256()
+        algorithm = digest.partition(":")[0]
+        hashed = hashlib.new(algorithm)
 
         def take(piece: bytes) -> None:
             hashed.update(piece)
             told(len(piece))
 
         self._ask(path, size, take)
-        self._compare(path, digest, f"sha256:{hashed.hexdigest()}")
+        self._compare(path, digest, f"{algorithm}:{hashed.hexdigest()}")
 
     def _compare(self, path: str, wanted: str, digest: str) -> None:
         if digest != wanted:
@@ -216,13 +217,15 @@ class Client:
                 raise kind(where, f"HTTP {response.status} {oci_errors(body)}".rstrip())
             size = self._body(response, limit, take)
         except ssl.SSLCertVerificationError as error:
-            raise Trouble(where, f"its certificate is refused: {error.verify_message}") from error
+            hint = "mirror-agent status shows the certificate, and whether the edge shows it"
+            raise Trouble(where, f"its certificate is refused: {error.verify_message}", hint) from error
         except TimeoutError as error:
             raise Trouble(where, "no answer within the time limit", "does the upstream hang?") from error
         except (OSError, http.client.HTTPException) as error:
-            raise Trouble(where, f"no answer: {error or type(error).__name__}") from error
+            hint = "mirror-agent status shows whether it runs, mirror-agent logs NAME what it says"
+            raise Trouble(where, f"no answer: {error or type(error).__name__}", hint) from error
         if size > limit:
-            raise Trouble(where, f"more than the {limit} bytes that it may have")
+            raise Trouble(where, f"more than the {limit} bytes that it may have", "is the upstream damaged?")
         return response.headers
 
     def _body(self, response: http.client.HTTPResponse, limit: int, take: Callable[[bytes], None]) -> int:

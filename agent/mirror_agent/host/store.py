@@ -23,6 +23,7 @@ from mirror_agent.host import disk
 from mirror_agent.model import Blob, Eviction, ImageName, Store
 
 MANIFEST_LIMIT = 4 * 2**20  # bytes: what registries accept as a manifest (OCI distribution-spec, "Pushing Manifests")
+_LINK_LIMIT = 256  # bytes; a link holds one digest
 _V2 = Path("docker/registry/v2")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 _ALGORITHMS = ("sha256", "sha512")
@@ -50,29 +51,26 @@ class Stores:
         for _, digest in images:
             with suppress(OSError, ValueError, RecursionError):  # gone meanwhile, or no manifest: it needs nothing
                 named[digest] = known[digest] if digest in known else _digests(root, digest)
-        needs = {image: named.get(image[1], ()) for image in images}
+        needs = {image: _with_stored(root, image[0], named.get(image[1], ())) for image in images}
         return Store(blobs, needs, disk.free(root))
 
 
-def has(root: Path, digest: str) -> bool:
-    """Is this blob in the store, verified and whole?"""
-    return _data(root, digest).is_file()
+def has(root: Path, repository: str, digest: str) -> bool:
+    """Is this blob of a repository in the store, verified and whole?"""
+    return _data(root, _stored(root, repository, digest)).is_file()
 
 
 def has_image(root: Path, image: ImageName) -> bool:
     """Is this manifest in the store, as one of its repository?"""
     repository, digest = image
     link = root / _V2 / "repositories" / repository / "_manifests" / "revisions" / _place(digest) / "link"
-    return link.is_file() and has(root, digest)
+    return link.is_file() and has(root, repository, digest)
 
 
 @contextmanager
-def read_blob(root: Path, digest: str) -> Iterator[BinaryIO]:
+def read_blob(root: Path, repository: str, digest: str) -> Iterator[BinaryIO]:
     """A blob of the store, open for reading.  Raises OSError, also for what is no regular file."""
-    path = _data(root, digest)
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
+    with _opened(_data(root, _stored(root, repository, digest))) as file:
         yield file
 
 
@@ -115,8 +113,9 @@ def evict(root: Path, eviction: Eviction, store: Store) -> None:
                 shutil.rmtree(tag, ignore_errors=True)
         for digest in digests:
             _unlink(home / "_manifests" / "revisions" / _place(digest) / "link")
-            for need in blobs.intersection(store.needs[repository, digest]):
-                _unlink(home / "_layers" / _place(need) / "link")
+            for need in store.needs[repository, digest]:
+                if _stored(root, repository, need) in blobs:
+                    _unlink(home / "_layers" / _place(need) / "link")
     for digest in eviction.blobs:
         _unlink(_data(root, digest))
 
@@ -158,7 +157,7 @@ def _digests(root: Path, digest: str) -> tuple[str, ...]:
 
     Raises OSError, and ValueError or RecursionError for what is no manifest.
     """
-    with read_blob(root, digest) as file:
+    with read_blob(root, "", digest) as file:
         if os.fstat(file.fileno()).st_size > MANIFEST_LIMIT:
             raise ValueError("too large for a manifest")
         manifest: Any = json.loads(file.read(MANIFEST_LIMIT))
@@ -170,6 +169,23 @@ def _digests(root: Path, digest: str) -> tuple[str, ...]:
     return tuple(digest for digest in digests if isinstance(digest, str) and _DIGEST.fullmatch(digest))
 
 
+def _with_stored(root: Path, repository: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """What a manifest names, and where that lies if it is elsewhere."""
+    others = (name for name in names if not name.startswith("sha256:"))
+    return *names, *(_stored(root, repository, name) for name in others)
+
+
+def _stored(root: Path, repository: str, digest: str) -> str:
+    """The digest that a blob lies under.
+
+    distribution stores by sha256; a blob that was asked for by sha512 has a link of its repository to it.
+    """
+    if digest.startswith("sha256:"):
+        return digest
+    target = _link(root / _V2 / "repositories" / repository / "_layers" / _place(digest) / "link")
+    return target if _DIGEST.fullmatch(target) else digest
+
+
 def _folders(folder: Path) -> list[Path]:
     with suppress(FileNotFoundError, NotADirectoryError):
         return [Path(entry) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
@@ -177,9 +193,17 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _link(path: Path) -> str:
-    with suppress(OSError):
-        return path.read_text("ascii", "replace").strip()
+    with suppress(OSError), _opened(path) as file:
+        return file.read(_LINK_LIMIT).decode("ascii", "replace").strip()
     return ""
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        yield file
 
 
 def _data(root: Path, digest: str) -> Path:

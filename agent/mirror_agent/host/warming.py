@@ -14,15 +14,17 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from mirror_agent.host import pull, store
 from mirror_agent.model import ImageName, Mirror, Trouble
-from mirror_agent.references import Wanted, platforms, resolve
+from mirror_agent.references import BY_SHA256, Wanted, platforms, resolve
 
 TRIES = 3
 PAUSES_S = (1.0, 5.0)
@@ -68,7 +70,10 @@ class _Image:
     troubles: list[Trouble] = field(default_factory=list)
 
 
+type Pin = Callable[[str, ImageName], None]  # keeps an image of a mirror
 type _Blob = tuple[str, str]  # mirror, digest
+type _Task = Callable[[], list[_Task]]  # what is to be done then
+type _Doing = Future[list[_Task]]
 
 
 class Warming:
@@ -79,9 +84,11 @@ class Warming:
         sources: Mapping[str, Source],
         chosen: Collection[str],
         jobs: int,
-        keep: Callable[[str, ImageName], None] = lambda _mirror, _image: None,
+        pins: AbstractContextManager[Pin] | None = None,
     ) -> None:
-        self._sources, self._chosen, self._keep = sources, chosen, keep
+        self._sources, self._chosen = sources, chosen
+        self._pins = pins or nullcontext(lambda _mirror, _image: None)
+        self._pin: Pin
         self._jobs = jobs
         self._local = threading.local()
         self._lock = threading.Lock()
@@ -106,49 +113,55 @@ class Warming:
 
         Release images of OpenShift bring the images of their payload along.
         """
-        with ThreadPoolExecutor(self._jobs, "warm") as pool:
-            todo: list[Future[list[Callable[[], Any]]]] = []
+        done: SimpleQueue[_Doing] = SimpleQueue()
+        todo: set[_Doing] = set()
+
+        def begin(tasks: Iterable[_Task]) -> None:
+            for task in tasks:
+                todo.add(doing := pool.submit(task))
+                doing.add_done_callback(done.put)
+
+        with self._pins as self._pin, ThreadPoolExecutor(self._jobs, "warm") as pool:
             try:
-                todo = [pool.submit(self._manifests, image) for image in self._new(wanted)]
+                begin(self._new(wanted))
                 while todo:
-                    done, rest = wait(todo, return_when=FIRST_COMPLETED)
-                    todo = list(rest)
-                    for future in done:
-                        todo += [pool.submit(follow) for follow in future.result()]
+                    todo.remove(doing := done.get())
+                    begin(doing.result())
                     if not todo:
-                        todo = [pool.submit(self._manifests, image) for image in self._new(self._payloads())]
+                        begin(self._new(self._payloads()))
             except BaseException:
                 self._stopped.set()  # Ctrl-C: what is under way ends, and nothing is begun any more
-                for future in todo:
-                    future.cancel()
+                for doing in todo:
+                    doing.cancel()
                 for client in self._clients:
                     client.abort()
                 raise
         return {image.wanted.text: self._verdict(image) for image in self._images.values()}
 
-    def _new(self, wanted: Iterable[Wanted]) -> Iterator[_Image]:
+    def _new(self, wanted: Iterable[Wanted]) -> Iterator[_Task]:
         for each in wanted:
             key = (each.mirror, each.repository, each.reference)
             if key not in self._images:
+                image = _Image(each)
                 with self._lock:
-                    self._images[key] = _Image(each)
-                yield self._images[key]
+                    self._images[key] = image
+                yield partial(self._manifests, image)
 
     # --- in the workers ---
 
-    def _manifests(self, image: _Image) -> list[Callable[[], Any]]:
+    def _manifests(self, image: _Image) -> list[_Task]:
         """Fetch all manifests of an image; what is to be done then: its blobs."""
         wanted = image.wanted
         try:
             digest, document = self._manifest(wanted, wanted.reference)
             image.root = (wanted.repository, digest)
-            self._keep(wanted.mirror, image.root)  # before anything more: eviction must not take it meanwhile
+            self._pin(wanted.mirror, image.root)  # before anything more: eviction must not take it meanwhile
             image.manifests.add(image.root)
             parts = self._parts(image, document)
+            sizes = dict(blob for part in parts for blob in blobs(wanted.text, part))
         except Trouble as trouble:
             image.troubles.append(trouble)
             return []
-        sizes = {digest: size for part in parts for digest, size in _blobs(part)}
         with self._lock:
             image.blobs |= sizes.keys()
             image.ready = True
@@ -181,20 +194,20 @@ class Warming:
                 return False
             self._blobs[blob] = [image]
             self._total += size
-            if not store.has(self._sources[image.wanted.mirror].store, digest):
+            if not store.has(self._sources[image.wanted.mirror].store, image.wanted.repository, digest):
                 return True
             self._there += size
             self._done.add(blob)
             return False
 
-    def _task(self, image: _Image, digest: str, size: int) -> Callable[[], list[Callable[[], Any]]]:
+    def _task(self, image: _Image, digest: str, size: int) -> _Task:
         blob, counted = (image.wanted.mirror, digest), 0
 
-        def fetch() -> list[Callable[[], Any]]:
+        def fetch() -> list[_Task]:
             def count(number: int) -> None:
                 nonlocal counted
                 if self._stopped.is_set():
-                    raise Trouble(image.wanted.text, "was interrupted")
+                    raise Trouble(image.wanted.text, "was interrupted", "the same command goes on where it was")
                 counted += number
                 with self._lock:
                     self._fetched += number
@@ -220,6 +233,8 @@ class Warming:
         return fetch
 
     def _manifest(self, wanted: Wanted, reference: str) -> tuple[str, dict[str, Any]]:
+        if reference.startswith("sha512:"):
+            raise Trouble(wanted.text, f"names the manifest {reference[:19]}… by sha512", BY_SHA256)
         return self._try(wanted, lambda client: client.manifest(wanted.repository, reference))
 
     def _try[Result](self, wanted: Wanted, ask: Callable[[pull.Client], Result]) -> Result:
@@ -264,7 +279,7 @@ class Warming:
 
     def _missing(self, image: _Image, root: Path) -> str:
         gone = [digest for repository, digest in image.manifests if not store.has_image(root, (repository, digest))]
-        gone += [digest for digest in image.blobs if not store.has(root, digest)]
+        gone += [digest for digest in image.blobs if not store.has(root, image.wanted.repository, digest)]
         return gone[0] if gone else ""
 
     def _payloads(self) -> Iterator[Wanted]:
@@ -281,14 +296,19 @@ class Warming:
                 image.troubles.append(trouble)
 
 
-def _blobs(manifest: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Digest and size of all that a registry serves of an image (foreign layers lie elsewhere)."""
+def blobs(where: str, manifest: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Digest and size of all that a registry serves of an image (foreign layers lie elsewhere).
+
+    Raises Trouble for one that the edge would not serve.
+    """
     layers = manifest.get("layers")
     for entry in (manifest.get("config"), *(layers if isinstance(layers, list) else ())):
         if isinstance(entry, dict) and not entry.get("urls"):
             digest, size = entry.get("digest"), entry.get("size")
-            if isinstance(digest, str) and isinstance(size, int) and pull.is_digest(digest):
-                yield digest, size
+            if not isinstance(size, int) or not pull.is_digest(digest):
+                hint = "the digest must be sha256 or sha512, the size a number"
+                raise Trouble(where, f"has a layer that no mirror serves: {str(digest)[:80]!r}", hint)
+            yield str(digest), size
 
 
 def release_payload(root: Path, manifests: Iterable[ImageName]) -> Iterator[str]:
@@ -296,17 +316,17 @@ def release_payload(root: Path, manifests: Iterable[ImageName]) -> Iterator[str]
 
     `root` is the store that all of it is in.  Raises Trouble for a release whose list cannot be found or read.
     """
-    for _, digest in sorted(manifests):
-        manifest = _json(root, digest)
+    for repository, digest in sorted(manifests):
+        manifest = _json(root, repository, digest)
         config = manifest.get("config")
-        named = _json(root, str(config.get("digest"))) if isinstance(config, dict) else {}
+        named = _json(root, repository, str(config.get("digest"))) if isinstance(config, dict) else {}
         settings = named.get("config")
         labels = settings.get("Labels") if isinstance(settings, dict) else None
         if not isinstance(labels, dict) or RELEASE_LABEL not in labels:
             continue
-        layers = [digest for digest, _ in _blobs(manifest)][1:]
+        layers = [layer for layer, _ in blobs(digest, manifest)][1:]
         for layer in reversed(layers):  # it is in the last one, nearly always
-            if text := _member(root, layer, RELEASE_FILE):
+            if text := _member(root, repository, layer):
                 yield from _image_references(digest, text)
                 break
         else:
@@ -319,25 +339,26 @@ def _image_references(digest: str, text: bytes) -> Iterator[str]:
         tags = json.loads(text)["spec"]["tags"]
         yield from sorted({str(tag["from"]["name"]) for tag in tags if tag["from"]["kind"] == "DockerImage"})
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Trouble(digest, f"its {RELEASE_FILE} cannot be read: {error!r}") from error
+        hint = "oc adm release info tells whether the image is one"
+        raise Trouble(digest, f"its {RELEASE_FILE} cannot be read: {error!r}", hint) from error
 
 
-def _json(root: Path, digest: str) -> dict[str, Any]:
-    with suppress(OSError, ValueError, RecursionError), store.read_blob(root, digest) as file:
+def _json(root: Path, repository: str, digest: str) -> dict[str, Any]:
+    with suppress(OSError, ValueError, RecursionError), store.read_blob(root, repository, digest) as file:
         document = json.loads(file.read(store.MANIFEST_LIMIT))
         return document if isinstance(document, dict) else {}
     return {}
 
 
-def _member(root: Path, layer: str, name: str) -> bytes:
-    """A file of a layer, "" when it is not there; the layer is read as a stream and to a limit."""
+def _member(root: Path, repository: str, layer: str) -> bytes:
+    """RELEASE_FILE of a layer, "" when it is not there; the layer is read as a stream and to a limit."""
     with (
         suppress(OSError, tarfile.TarError, EOFError, zlib.error),
-        store.read_blob(root, layer) as blob,
+        store.read_blob(root, repository, layer) as blob,
         tarfile.open(fileobj=blob, mode="r|*") as archive,
     ):
         for member in itertools.takewhile(lambda each: each.offset < SCAN_LIMIT, archive):
-            if member.isreg() and member.name.removeprefix("./") == name and member.size <= RELEASE_LIMIT:
+            if member.isreg() and member.name.removeprefix("./") == RELEASE_FILE and member.size <= RELEASE_LIMIT:
                 found = archive.extractfile(member)
                 return found.read() if found else b""
     return b""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from ipaddress import IPv4Address, IPv4Network
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror_agent import config
-from mirror_agent.commands.init import MOST, QUESTIONS, propose_range, text
+from mirror_agent.commands.init import FOLDER, MOST, QUESTIONS, propose_range, text
 from mirror_agent.config.settings import SettingsTable
 from mirror_agent.config.toml import keys
 from mirror_agent.host import lan
@@ -222,6 +223,11 @@ def until(terminal: int, *wanted: bytes) -> bytes:
     while not any(end in said for end in wanted):
         said += os.read(terminal, 4096)
     return said
+
+
+def test_the_folder_that_is_proposed_is_the_one_that_the_documents_use() -> None:
+    for page in ("README.md", "docs/installation.md", "docs/man/agent.toml.5.md", "etc/mirror-agent/agent.toml"):
+        assert re.search(rf'path *= "{FOLDER}"|mkdir -p {FOLDER}\b', (ROOT / page).read_text()), page
 
 
 def test_every_question_is_a_key_of_the_settings() -> None:

@@ -24,7 +24,7 @@ from mirror_agent.model import File, Trouble
 
 LIMIT = 64 * 2**10  # bytes of agent.toml
 MOST = 32  # addresses that are proposed
-DOMAIN, FOLDER = "mirror.lan", "/srv/mirror-agent"
+DOMAIN, FOLDER = "mirror.lan", "/srv/www/mirrors"  # as the manual has them
 
 type Answers = dict[str, str]  # by key of agent.toml; "" for a key that is left out
 
@@ -200,6 +200,8 @@ def _refuse(path: PurePosixPath, force: bool) -> None:
 def _write(path: PurePosixPath, answers: Answers) -> None:
     """The settings, what was there before beside them, and the folder that is published to."""
     folder = Path(path.parent)
+    if not folder.parent.is_dir():
+        raise Trouble(str(path), "there is no folder for it", f"mkdir -p {folder}")
     if not os.access(folder if folder.is_dir() else folder.parent, os.W_OK):
         raise Trouble(str(path), "may not be written by this user", "sudo mirror-agent init")
     folder.mkdir(mode=0o755, exist_ok=True)
@@ -208,7 +210,8 @@ def _write(path: PurePosixPath, answers: Answers) -> None:
     files.write(File(path, text(answers), owner=os.geteuid()))
     published = answers["publish.folder.path"]
     if published != "none" and os.geteuid() == 0:
-        Path(published).mkdir(mode=0o755, parents=True, exist_ok=True)
+        with files.told(published, "made a folder"):
+            Path(published).mkdir(mode=0o755, parents=True, exist_ok=True)
 
 
 def _next(answers: Answers) -> str:

@@ -12,6 +12,7 @@ from mirror_agent import plan
 from mirror_agent.commands.common import PROBLEM, DefinitionsOption, SettingsOption
 from mirror_agent.commands.screen import complain
 from mirror_agent.commands.wanted import find_paths, read_files
+from mirror_agent.host import files
 from mirror_agent.model import Publication
 
 
@@ -33,8 +34,9 @@ def render(
         raise typer.Exit(PROBLEM)
     for path, content in rendered(wanted.desired).items():
         target = to / path.relative_to("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+        with files.told(target, "written"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
         sys.stdout.write(f"{target}\n")
     if wanted.problems:
         raise typer.Exit(PROBLEM)

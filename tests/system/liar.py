@@ -37,7 +37,14 @@ IMAGE = json.dumps({
     ],
 }).encode()  # fmt: skip
 OTHER = IMAGE.replace(b'"schemaVersion": 2', b'"schemaVersion": 2 ')
-CONTENT = {digest(part): part for part in (CONFIG, LAYER, IMAGE, OTHER, *SPARE.values())}
+LOST = "sha256:" + "1" * 64
+HOLLOW = IMAGE.replace(digest(LAYER).encode(), LOST.encode())  # its layer is nowhere
+OLDEST = json.dumps({  # of Docker before 1.10
+    "schemaVersion": 1, "name": "any/app", "tag": "1", "architecture": "amd64",
+    "fsLayers": [{"blobSum": digest(LAYER)}], "history": [{"v1Compatibility": "{}"}], "signatures": [],
+}).encode()  # fmt: skip
+PRETTY = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+CONTENT = {digest(part): part for part in (CONFIG, LAYER, IMAGE, OTHER, HOLLOW, OLDEST, *SPARE.values())}
 
 
 class Liar(BaseHTTPRequestHandler):
@@ -72,7 +79,7 @@ class Liar(BaseHTTPRequestHandler):
 
     def _content(self, lie: str) -> None:
         kind, _, name = self.path.rpartition("/")
-        tagged = OTHER if lie == "moved" else IMAGE
+        tagged = {"moved": OTHER, "hollow": HOLLOW, "schema1": OLDEST}.get(lie, IMAGE)
         content = CONTENT.get(name) if name.startswith("sha256:") else tagged
         if lie == "elsewhere" and kind.endswith("/blobs"):
             self._elsewhere(name)
@@ -81,6 +88,8 @@ class Liar(BaseHTTPRequestHandler):
             self._send(404, "application/json", b"{}")
             return
         media = MANIFEST if kind.endswith("/manifests") else "application/octet-stream"
+        if content == OLDEST:
+            media = PRETTY
         if lie == "moved":  # and slow
             time.sleep(1.5)
         if lie == "wrong" and self.command == "GET":

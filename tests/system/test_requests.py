@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 
+import by_hand
 from appliance import MB
 from box import Box
 from by_hand import CACHE, QUAY
@@ -27,6 +30,15 @@ curl -sS --fail -X PUT -H 'Content-Type: application/octet-stream' -H 'Content-L
 """
 
 
+TRUST = f"/etc/containers/certs.d/{QUAY.host}/ca.crt"
+# the worker that fetches: it has a file of the cache open
+_KILL_WORKER = """
+master=$(podman container inspect --format '{{.State.Pid}}' mirror-quay-edge)
+for worker in $(cat /proc/$master/task/$master/children); do
+    if ls -l /proc/$worker/fd | grep -q edge/coalesce/; then kill -9 $worker; echo $worker; fi
+done"""
+
+
 @pytest.fixture(scope="module")
 def box() -> Iterator[Box]:
     with mirrored(QUAY) as host:
@@ -40,10 +52,32 @@ def log(box: Box, text: str) -> list[dict[str, object]]:
     return [line for line in lines if text in str(line["uri"])]
 
 
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@contextmanager
+def rough(box: Box, way: str, path: str, count: int) -> Iterator[int]:
+    """A client of the node's address that behaves so (rough.py); how many it has."""
+    by_hand.send(box, ("tests/system/rough.py",))
+    script = Path(by_hand.WORK) / "tests/system/rough.py"
+    inside = ("-p", "NetworkNamespacePath=/run/netns/node", "-p", "LimitNOFILE=16384")
+    argv = ("python3", script, way, QUAY.address, QUAY.host, path, str(count))
+    box.exec("systemd-run", "--quiet", f"--unit=rough-{way}", *inside, *argv)
+    try:
+        said = ("journalctl", "-u", f"rough-{way}", "-o", "cat", "--no-pager")
+        until(lambda: box.exec(*said, "-g", "^(holds|left) ", check=False).stdout)
+        yield int(box.exec(*said, "-g", "^(holds|left) ").stdout.split()[1])
+    finally:
+        box.exec("systemctl", "stop", f"rough-{way}")
+
+
 def curl(box: Box, path: str, *options: str) -> int:
     """One request of a client whose answer does not count; curl's exit code."""
-    trust = f"/etc/containers/certs.d/{QUAY.host}/ca.crt"
-    argv = ("curl", "-sS", "-o", "/dev/null", "--cacert", trust, *options, f"https://{QUAY.host}{path}")
+    argv = ("curl", "-sS", "-o", "/dev/null", "--cacert", TRUST, *options, f"https://{QUAY.host}{path}")
     return box.node(*argv, check=False).returncode
 
 
@@ -73,6 +107,112 @@ def test_parts_of_a_blob_that_is_on_its_way(box: Box) -> None:
     assert ask(box, QUAY, path, "-r", f"{beyond['size']}-", "-o", "/dev/null").status == 416
     for layer in layers(image):
         assert f"sha256:{blob_sum(box, QUAY, 'parts/app', layer['digest'])}" == layer["digest"]
+
+
+@pytest.mark.parametrize("form", ["items=0-9", "bytes=9-0", "bytes=x-y", "bytes", "bytes=0-9;", "0-9"])
+def test_a_range_of_no_known_form_breaks_nothing(box: Box, form: str) -> None:
+    """It counts as none, or is refused with what would be right."""
+    layer = layers(box.push("quay.io", "forms/app:1", layer_sizes=(100_000,), seed=len(form) + ord(form[-1])))[1]
+    for _ in ("cold", "warm"):
+        path = f"/v2/forms/app/blobs/{layer['digest']}"
+        answer = ask(box, QUAY, path, "-H", f"Range: {form}", "-o", "/tmp/form")
+        if answer.status == 416:
+            assert json.loads(box.node("cat", "/tmp/form").stdout)["errors"][0]["code"] == "RANGE_INVALID"
+            assert answer.headers["content-range"] == f"bytes */{layer['size']}"
+        else:
+            assert (answer.status, answer.size) == (200, layer["size"])
+        assert f"sha256:{blob_sum(box, QUAY, 'forms/app', layer['digest'])}" == layer["digest"]
+
+
+def test_a_head_of_a_part(box: Box) -> None:
+    """RFC 9110 knows parts of GET only; nginx tells of the part.  The whole is fetched once."""
+    layer = layers(box.push("quay.io", "part/head:1", layer_sizes=(1 * MB,)))[1]
+    before = received(box, "quay.io")
+    for _ in ("cold", "warm"):
+        answer = ask(box, QUAY, f"/v2/part/head/blobs/{layer['digest']}", "--head", "-r", "0-9")
+        assert answer.status in (200, 206)
+        assert f"sha256:{blob_sum(box, QUAY, 'part/head', layer['digest'])}" == layer["digest"]
+    assert received(box, "quay.io") - before < layer["size"] * 1.1
+
+
+def test_several_parts_of_a_blob_that_is_here(box: Box) -> None:
+    """As podman asks for the files that it lacks of a layer in zstd:chunked."""
+    layer = layers(box.push("quay.io", "several/app:1", layer_sizes=(100_000,)))[1]
+    blob_sum(box, QUAY, "several/app", layer["digest"])
+    answer = ask(box, QUAY, f"/v2/several/app/blobs/{layer['digest']}", "-r", "0-9,50000-50009", "-o", "/dev/null")
+    assert answer.status == 206
+    assert answer.headers["content-type"].startswith("multipart/byteranges")
+    assert answer.size < 1000
+
+
+@pytest.mark.parametrize("what", ["blob", "digest", "tag"])
+def test_conditions(box: Box, what: str) -> None:
+    """Cold, and when it is here.  Nothing of what is refused or not sent spoils what others get."""
+    image = box.push("quay.io", f"conditions/{what}:1", layer_sizes=(100_000,))
+    digest = layers(image)[1]["digest"] if what == "blob" else image["digest"]
+    name = {"blob": f"blobs/{digest}", "digest": f"manifests/{digest}", "tag": "manifests/1"}[what]
+    path = f"/v2/conditions/{what}/{name}"
+    for _ in ("cold", "here"):
+        other = ask(box, QUAY, path, "-H", 'If-Match: "other"')
+        assert (other.status, other.error) == (412, "UNSUPPORTED")
+        same = ask(box, QUAY, path, "-H", f'If-None-Match: "{digest}"', "-o", "/dev/null")
+        assert same.status in ((200, 304) if what == "blob" else (304,))  # a file of the store has no ETag
+        for header in ('If-None-Match: "other"', "If-Match: *"):
+            answer = ask(box, QUAY, path, "-H", header, "-o", "/dev/null")
+            assert (answer.status, answer.headers["docker-content-digest"]) == (200, digest)
+        resumed = ask(box, QUAY, path, "-H", f'If-Range: "{digest}"', "-r", "10-19", "-o", "/dev/null")
+        assert (resumed.status, resumed.size) in ((206, 10), (200, int(answer.headers["content-length"])))
+        changed = ask(box, QUAY, path, "-H", 'If-Range: "other"', "-r", "10-19", "-o", "/dev/null")
+        assert (changed.status, changed.size) == (200, int(answer.headers["content-length"]))
+
+
+# --- what nginx refuses by itself
+
+
+@pytest.mark.parametrize("what", ["cold blob", "warm blob", "digest", "tag", "list", "base"])
+def test_a_refusal_is_an_error_that_clients_read(box: Box, what: str) -> None:
+    image = box.push("quay.io", f"refused/{what.replace(' ', '-')}:1", layer_sizes=(1000,), seed=len(what))
+    blob, name = layers(image)[1]["digest"], f"/v2/refused/{what.replace(' ', '-')}"
+    path = {
+        "cold blob": f"{name}/blobs/{blob}", "warm blob": f"{name}/blobs/{blob}", "list": f"{name}/tags/list",
+        "digest": f"{name}/manifests/{image['digest']}", "tag": f"{name}/manifests/1", "base": "/v2/",
+    }[what]  # fmt: skip
+    if what != "cold blob":
+        assert ask(box, QUAY, path, "-o", "/dev/null").status == 200
+    body = ("-X", "GET", "-H", "Expect:", "--data-binary", "x" * 5000)
+    for options, status, code in (
+        (("-H", 'If-Match: "other"'), 412, "UNSUPPORTED"),
+        (body, 413, "SIZE_INVALID"),
+        ((*body, "--http1.1"), 413, "SIZE_INVALID"),
+        (("-r", "99999999-"), 416, "RANGE_INVALID"),
+        (("-H", f"X-Long: {'x' * 40_000}", "--http1.1"), 400, "UNSUPPORTED"),
+        (("-H", "Host: a b", "--http1.1"), 400, "UNSUPPORTED"),
+        (("-H", "Transfer-Encoding: strange", "--http1.1"), 501, "UNSUPPORTED"),
+    ):
+        if status == 416 and "blob" not in what:  # only they come in parts
+            continue
+        answer = ask(box, QUAY, path, *options)
+        assert (answer.status, answer.error) == (status, code)
+        assert answer.headers["content-type"] == "application/json"
+        assert status != 416 or answer.headers["content-range"].startswith("bytes */")
+
+
+def test_plain_http_is_told_so_in_json(box: Box) -> None:
+    said = box.node("curl", "-sS", "-w", "\n%{http_code}", f"http://{QUAY.host}:443/v2/").stdout.rsplit("\n", 1)
+    assert (json.loads(said[0])["errors"][0]["code"], said[1]) == ("UNSUPPORTED", "400")
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "x" * 300, f"{'x' * 127}/{'x' * 128}"])
+def test_a_name_that_is_too_long(box: Box, name: str) -> None:
+    for rest in (f"manifests/{EMPTY}", "manifests/1", f"blobs/{EMPTY}", "tags/list"):
+        answer = ask(box, QUAY, f"/v2/{name}/{rest}")
+        assert (answer.status, answer.error) == (400, "NAME_INVALID")
+
+
+def test_a_name_that_is_just_short_enough(box: Box) -> None:
+    for rest, code in (("manifests/1", "MANIFEST_UNKNOWN"), (f"blobs/sha256:{'0' * 64}", "BLOB_UNKNOWN")):
+        answer = ask(box, QUAY, f"/v2/{'x' * 255}/{rest}")
+        assert (answer.status, answer.error) == (404, code)
 
 
 def test_a_head_brings_the_blob(box: Box) -> None:
@@ -171,6 +311,64 @@ def test_ten_downloads_that_were_killed_leave_nothing_behind(box: Box, role: str
         time.sleep(0.5)
 
 
+def test_who_waits_for_a_worker_that_is_killed_is_served(box: Box) -> None:
+    """It fetches for four clients.  With nginx alone, others that wait, and who comes now, would wait for an hour."""
+    image = box.push("quay.io", "worker/app:1", layer_sizes=(10 * MB,))
+    layer = layers(image)[1]
+    url = f"https://{QUAY.host}/v2/worker/app/blobs/{layer['digest']}"
+    script = """
+file=$(mktemp); curl -sS --fail -m 60 --retry 20 --retry-delay 1 --retry-all-errors --cacert "$1" -o $file "$2"
+sha256sum < $file; rm $file"""
+    before = received(box, "quay.io")
+    with throttled(box, "16mbit"), ThreadPoolExecutor(4) as clients:
+        pulls = [clients.submit(box.node, "sh", "-c", script, "wait", TRUST, url) for _ in range(4)]
+        until(lambda: received(box, "quay.io") - before > 3 * MB)
+        assert box.exec("sh", "-c", _KILL_WORKER).stdout
+        late = ask(box, QUAY, url.partition(QUAY.host)[2], "-o", "/dev/null", "--retry", "20", "--retry-all-errors")
+        assert (late.status, late.size) == (200, layer["size"])
+        assert {f"sha256:{pull.result().stdout.split()[0]}" for pull in pulls} == {layer["digest"]}
+        box.node("podman", "pull", "--quiet", "quay.io/worker/app:1")
+    # what was cut off, and then all of it, once
+    assert received(box, "quay.io") - before < 2 * layer["size"]
+
+
+@pytest.mark.parametrize("way", ["idle", "half"])
+def test_connections_without_a_request_keep_nobody_out_for_long(box: Box, way: str) -> None:
+    """More than the edge has: it ends idle ones for others, and after ten seconds those that say hello and no more."""
+    with rough(box, way, "/", 4500) as held:
+        print(f"\n{held} connections, {way}")
+        until(lambda: curl(box, "/v2/", "--fail", "-m", "5") == 0, seconds=40)
+
+
+def test_requests_that_nobody_reads_leave_room_for_others(box: Box) -> None:
+    """A client has up to 1024 blobs open; here it is all that is at that address."""
+    layer = layers(box.push("quay.io", "unread/app:1", layer_sizes=(10_000,)))[1]
+    path = f"/v2/unread/app/blobs/{layer['digest']}"
+    assert f"sha256:{blob_sum(box, QUAY, 'unread/app', layer['digest'])}" == layer["digest"]
+    with rough(box, "still", path, 9) as held:
+        assert held == 1024
+        refused = ask(box, QUAY, path)
+        assert (refused.status, refused.error) == (429, "TOOMANYREQUESTS")
+        assert manifest(box, QUAY, "unread/app", "1").status == 200
+        other = ("--resolve", f"{QUAY.host}:443:{QUAY.address}", f"https://{QUAY.host}{path}")
+        assert box.gw("curl", "-sk", "-o", "/dev/null", "-w", "%{http_code}", *other).stdout == "200"
+    until(lambda: ask(box, QUAY, path, "-o", "/dev/null").status == 200)
+
+
+def test_streams_that_are_reset_cost_nobody_anything(box: Box) -> None:
+    """HTTP/2, "rapid reset": three thousand requests for a blob that is being fetched, each left at once."""
+    layer = layers(box.push("quay.io", "reset/app:1", layer_sizes=(3 * MB,)))[1]
+    before = received(box, "quay.io")
+    with throttled(box, "8mbit"), ThreadPoolExecutor(1) as client:
+        pull = client.submit(blob_sum, box, QUAY, "reset/app", layer["digest"])
+        until(lambda: received(box, "quay.io") - before > 0.5 * MB)
+        with rough(box, "resets", f"/v2/reset/app/blobs/{layer['digest']}", 3000) as left:
+            assert left == 3000
+            assert ask(box, QUAY, "/v2/").status == 200
+        assert f"sha256:{pull.result()}" == layer["digest"]
+    assert layer["size"] <= received(box, "quay.io") - before < layer["size"] * 1.1
+
+
 def test_two_hundred_clients_at_once(box: Box) -> None:
     """All cold, each with a connection of its own."""
     image = box.push("quay.io", "many/app:1", layer_sizes=(100_000,))
@@ -179,9 +377,8 @@ def test_two_hundred_clients_at_once(box: Box) -> None:
 for n in $(seq 200); do
     curl -sS --fail --cacert "$1" -o /dev/null "$2/manifests/1" -o /tmp/many.$n "$2/blobs/$3" || echo failed &
 done; wait; cat /tmp/many.* | wc -c; sha256sum /tmp/many.* | cut -d' ' -f1 | sort -u; rm /tmp/many.*"""
-    trust = f"/etc/containers/certs.d/{QUAY.host}/ca.crt"
     before = received(box, "quay.io")
-    said = box.node("sh", "-c", script, "many", trust, f"https://{QUAY.host}/v2/many/app", blob, timeout=200)
+    said = box.node("sh", "-c", script, "many", TRUST, f"https://{QUAY.host}/v2/many/app", blob, timeout=200)
     assert said.stdout.split() == [str(200 * layers(image)[1]["size"]), blob.removeprefix("sha256:")]
     assert received(box, "quay.io") - before < 2 * layers(image)[1]["size"]
     assert manifest(box, QUAY, "many/app", "1").headers["docker-content-digest"] == image["digest"]

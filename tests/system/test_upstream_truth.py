@@ -128,6 +128,55 @@ def test_a_moved_tag_is_seen_by_all_clients_at_once(box: Box) -> None:
     assert {answer.headers["docker-content-digest"] for answer in answers} == {new["digest"]}
 
 
+def test_two_tags_that_move_at_the_same_moment(box: Box) -> None:
+    """And swap their images: none is taken for the other."""
+    images = [box.push("quay.io", f"swap/app:{tag}", layer_sizes=(1000,), seed=tag) for tag in (1, 2)]
+    for tag, image in zip("12", images, strict=True):
+        assert manifest(box, AGED, "swap/app", tag).headers["docker-content-digest"] == image["digest"]
+    for tag, image in zip("21", images, strict=True):
+        source = f"docker://quay.io/swap/app@{image['digest']}"
+        box.inet("skopeo", "copy", "--quiet", source, f"docker://quay.io/swap/app:{tag}")
+    time.sleep(OLD)
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(lambda n: manifest(box, AGED, "swap/app", "12"[n % 2]), range(8)))
+    told = [answer.headers["docker-content-digest"] for answer in answers]
+    assert told == [images[1]["digest"], images[0]["digest"]] * 4
+
+
+def test_a_tag_that_moves_to_an_image_with_a_hole(upstream: Box) -> None:
+    """The mirror says what the upstream says; what the tag was before is there by its digest."""
+    config = liar.digest(liar.CONFIG)
+    assert right(manifest(upstream, AGED, "hole/app", "1"))
+    assert f"sha256:{blob_sum(upstream, AGED, 'hole/app', config)}" == config
+    tell(upstream, "hollow")
+    time.sleep(OLD)
+    assert manifest(upstream, AGED, "hole/app", "1").headers["docker-content-digest"] == liar.digest(liar.HOLLOW)
+    lost = ask(upstream, AGED, f"/v2/hole/app/blobs/{liar.LOST}")
+    assert (lost.status, lost.error) == (404, "BLOB_UNKNOWN")
+    assert right(manifest(upstream, AGED, "hole/app", MANIFEST))
+    assert f"sha256:{blob_sum(upstream, AGED, 'hole/app', config)}" == config
+    tell(upstream, "truth")
+    time.sleep(OLD)
+    assert right(manifest(upstream, AGED, "hole/app", "1"))
+
+
+def test_a_manifest_of_schema_1_is_refused_and_spoils_nothing(upstream: Box) -> None:
+    """distribution 3 does not read them.  Where a tag becomes one, it is served as it was."""
+    tell(upstream, "schema1")
+    for reference in ("1", liar.digest(liar.OLDEST)):
+        answer = manifest(upstream, AGED, "oldest/app", reference)
+        assert answer.status in (400, 404, 503)
+        assert answer.error in ("MANIFEST_INVALID", "MANIFEST_UNKNOWN", "UNAVAILABLE")
+    tell(upstream, "truth")
+    assert right(manifest(upstream, AGED, "oldest/turned", "1"))
+    tell(upstream, "schema1")
+    time.sleep(OLD)
+    assert right(manifest(upstream, AGED, "oldest/turned", "1"))
+    tell(upstream, "truth")
+    time.sleep(OLD)
+    assert right(manifest(upstream, AGED, "oldest/app", "1"))
+
+
 def test_a_slow_upstream_delays_no_pull_and_is_believed_at_the_next(upstream: Box) -> None:
     assert right(manifest(upstream, AGED, "slow/app", "1"))
     time.sleep(OLD)

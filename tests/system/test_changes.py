@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from appliance import AGENT_TOML, CACHE, DEFINITIONS, FIVE, MB, STATE, Appliance, in_order, parts, slow_pull, weight
+from schema import conforms
 
 APP = "demo/app"
 OTHERS = ("docker", "gcr", "ghcr")  # never touched here; the slow pull comes through docker
@@ -205,12 +206,22 @@ def test_purge_drops_what_a_removed_mirror_left_and_never_that_of_one_that_exist
     assert refused.returncode == 1
     assert "gcr: its mirror exists" in refused.stdout + refused.stderr
     four.pull(f"gcr.io/{APP}:1.0")
+    four.box.exec("mirror-agent", "warm", "--keep", "friday", f"gcr.io/{APP}:1.0")
+    address = four.mirror("gcr")["address"]
 
     four.remove("gcr")
     four.serving(*(name for name in FIVE if name != "gcr"))
     four.settle()
     assert four.sh(f"find {CACHE}/gcr -name data | head -1") != ""
+    told = json.loads(four.sh("mirror-agent cache --json"))
+    conforms("cache", told)
+    (left,) = told["left"]
+    assert (left["name"], left["address"], left["certificate"], left["pinned"]) == ("gcr", address, True, 1)
+    assert left["size"] >= weight(four.box.images()["gcr.io"][f"{APP}:1.0"])
+    assert four.sh("mirror-agent cache").splitlines()[-1].split()[::3] == ["gcr", "yes"]
     four.box.exec("mirror-agent", "purge", "gcr")
+    told = json.loads(four.sh("mirror-agent cache --json"))
+    assert (told["left"], told["sets"]) == ([], [])
     assert four.sh(f"ls -d {CACHE}/gcr {STATE}/mirrors/gcr 2>/dev/null", check=False) == ""
     assert "gcr" not in json.loads(four.sh(f"cat {STATE}/leases.json"))["leases"]
     four.settle()

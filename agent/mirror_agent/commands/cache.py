@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from mirror_agent import eviction
+from mirror_agent import eviction, left, wish
 from mirror_agent.commands.common import PROBLEM, JsonOption, counted, show_json
 from mirror_agent.commands.screen import complain, screen, show_table
 from mirror_agent.commands.wanted import known_mirrors, read_files
@@ -17,6 +18,7 @@ from mirror_agent.model import ImageName, Paths, Trouble
 from mirror_agent.report import size
 from mirror_agent.usage import Usage
 
+_LEFT = ("NAME", "CACHED", "CERTIFICATE", "ADDRESS", "PINNED")
 _COLUMNS = ("MIRROR", "IMAGE", "TAGS", "DIGEST", "SIZE", "LAST USED", "KEPT BY")
 
 
@@ -26,7 +28,8 @@ def show_cache(
 ) -> None:
     """Show the images that are cached.
 
-    How large they are, when they were used, what keeps them.  First comes what would leave first.
+    How large they are, when they were used, what keeps them.  First comes what would leave first.  Below them is what
+    removed mirrors have left.
     """
     if os.geteuid() != 0:
         raise Trouble("cache", "only root sees into the caches", "sudo mirror-agent cache")
@@ -61,15 +64,28 @@ def show_cache(
             }
             for each in eviction.listing(cached, now)
         ]
+    behind = left.find(wanted.desired, wish.remembered(paths))
     if as_json:
-        show_json({"images": rows, "sets": sorted(keeps)})
+        show_json({"images": rows, "sets": sorted(keeps), "left": [_plain(each) for each in behind]})
         return
     if rows:
         show_table(_COLUMNS, map(_cells, rows), long=("IMAGE", "TAGS", "KEPT BY"), numbers=("SIZE",), spare=("DIGEST",))
     screen().print(f"{counted(len(rows), 'image')}, sets: {', '.join(sorted(keeps)) or 'none'}")
+    if behind and not names:
+        screen().print("\nLeft by mirrors that were removed; mirror-agent purge NAME drops it:")
+        show_table(_LEFT, map(_left_cells, behind), long=(), numbers=("CACHED", "PINNED"), spare=("PINNED",))
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     short, used = row["digest"].partition(":")[2][:12], row["used"][:16].replace("T", " ")
     texts = (" ".join(row["tags"]) or "-", short, size(row["size"]), used or "-", " ".join(row["kept"]) or "-")
     return row["mirror"], row["repository"], *texts
+
+
+def _plain(each: left.Left) -> dict[str, Any]:
+    return {**asdict(each), "address": str(each.address or "")}
+
+
+def _left_cells(each: left.Left) -> tuple[str, ...]:
+    address, certificate = str(each.address or "-"), "yes" if each.certificate else "-"
+    return each.name, size(each.size), certificate, address, str(each.pinned or "-")

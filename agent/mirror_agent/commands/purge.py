@@ -10,12 +10,12 @@ from typing import Annotated
 
 import typer
 
-from mirror_agent import plan, wish
+from mirror_agent import left, wish
 from mirror_agent.commands.common import PROBLEM
 from mirror_agent.commands.screen import complain
 from mirror_agent.commands.wanted import read_files
 from mirror_agent.config.definition import name_of
-from mirror_agent.host import files, state
+from mirror_agent.host import files, pins, state
 from mirror_agent.model import Paths, Trouble
 
 GONE = "cached data, certificate and address lease are gone"
@@ -26,7 +26,8 @@ def purge(
 ) -> None:
     """Drop what removed mirrors have left.
 
-    Their cached images, certificate and address.  There is no way back.
+    Their cached images, certificate and address, and what `warm --keep` has pinned of them; `cache` shows what there
+    is.  There is no way back.
     """
     for name in names:  # the name of a folder that is to be removed: never '..' or '/etc'
         if name_of(f"{name}.toml") != name:
@@ -42,27 +43,34 @@ def purge(
     if wanted.desired is None:
         complain(map(str, wanted.problems))
         raise typer.Exit(PROBLEM)
+    there, found = left.present(wanted.desired), {each.name for each in left.find(wanted.desired, memory)}
     failed = False
     for name in names:
-        cache = wanted.desired.settings.cache.path / name
-        units = [path for path, file in files.tree(paths.units).items() if plan.unit_owner(file) == name]
-        if name in wanted.desired.pods or name in wanted.desired.frozen or units:
-            complain(
-                [f"{name}: its mirror exists (remove its definition first, and wait until the agent took it down)"]
-            )
+        if name in there:
+            hint = "remove its definition first, and wait until the agent took it down"
+            complain([f"{name}: its mirror exists ({hint})"])
             failed = True
-        elif not (name in memory.leases or os.path.isdir(cache) or files.folder(paths.mirror(name))):
-            complain([f"{name}: there is nothing of that name (mirror-agent status shows what runs)"])
+        elif name not in found:
+            complain([f"{name}: there is nothing of that name (mirror-agent cache shows what is left)"])
             failed = True
         else:
-            for folder in (cache, Path(paths.mirror(name))):
-                if folder.is_dir():
-                    shutil.rmtree(folder)
-            state.drop_proof(paths.proofs, name)
-            state.save_leases(paths.leases, {n: a for n, a in state.load_leases(paths.leases).items() if n != name})
+            _drop(name, wanted.desired.settings.cache.path / name, paths)
             sys.stdout.write(f"{name}: {GONE}\n")
             upstream = journal.upstream_of(name)
             fields = {"upstream": upstream} if upstream else {}
             journal.get().info(GONE, mirror=name, action="purge", **fields)
     if failed:
         raise typer.Exit(PROBLEM)
+
+
+def _drop(name: str, cache: Path, paths: Paths) -> None:
+    for folder in (cache, Path(paths.mirror(name))):
+        with files.told(folder, "removed"):
+            if folder.is_dir():
+                shutil.rmtree(folder)
+    with pins.changed(paths) as keeps:
+        for kept, mirrors in tuple(keeps.items()):
+            if mirrors.pop(name, None) and not mirrors:
+                del keeps[kept]
+    state.drop_proof(paths.proofs, name)
+    state.save_leases(paths.leases, {n: a for n, a in state.load_leases(paths.leases).items() if n != name})

@@ -19,6 +19,7 @@ from mirror_agent import openshift, plan, wish
 from mirror_agent.commands.common import PROBLEM, DefinitionsOption, JsonOption, SettingsOption, show_json
 from mirror_agent.commands.screen import complain, screen, show_table
 from mirror_agent.commands.wanted import find_paths, read_files
+from mirror_agent.host import files
 from mirror_agent.model import ClusterSettings, ClusterState, Cost, Document, Paths, Problem, Publication, Trouble
 from mirror_agent.targets import cluster as target
 
@@ -133,12 +134,12 @@ def read(path: Path) -> openshift.Objects:
     if str(path) == "-":
         return _objects("standard input", [("standard input", sys.stdin.read())])
     if path.is_dir():
-        files = sorted(
+        found = sorted(
             file
             for file in path.rglob("*")
             if file.suffix in SUFFIXES and file.is_file() and not file.name.startswith(".")
         )
-        return _objects(str(path), [(str(file), _text(file)) for file in files], empty=True)
+        return _objects(str(path), [(str(file), _text(file)) for file in found], empty=True)
     return _objects(str(path), [(str(path), _text(path))])
 
 
@@ -155,7 +156,7 @@ def _text(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(LARGEST_FILE + 1)
     except OSError as error:
-        raise Trouble(str(path), f"cannot be read: {error.strerror}", "") from error
+        raise files.trouble(path, "read", error) from error
     if len(content) > LARGEST_FILE:
         raise Trouble(str(path), "is too large", f"at most {LARGEST_FILE // 2**20} MiB")
     try:

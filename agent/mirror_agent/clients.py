@@ -11,7 +11,7 @@ from mirror_agent import plan, pods
 from mirror_agent.host import disk, edge_log, journal, state, store
 from mirror_agent.host.store import Stores
 from mirror_agent.model import Fill, Paths, Role, Trouble
-from mirror_agent.usage import Usage, Wanted, account, wanted
+from mirror_agent.usage import Usage, Wanted, account, is_of_a_killed_worker, wanted
 
 SAVE_SECONDS = 60.0  # between two writes of what clients did: a kill loses no more
 SCAN_SECONDS = 30.0  # between two looks into the caches: 20 µs a blob
@@ -38,6 +38,7 @@ class Clients:
         self.soon = False  # the caches are to be looked into as soon as may be: the host is, or was, short of space
         self.fills: Mapping[str, Fill] = {}  # as the stores were at the last look
         self.doubts: Mapping[str, datetime] = {}  # by mirror: when clients last wanted something that did not come
+        self.wounded: frozenset[str] = frozenset()  # ids of edges, one of whose workers was killed
         self._scan = self._tight = self._write = 0.0  # when next (monotonic)
 
     def look(self, desired: plan.Desired) -> tuple[Mapping[str, Usage], Stores | None]:
@@ -48,6 +49,7 @@ class Clients:
         grouped: dict[str, list[tuple[datetime, str]]] = {}
         for line in lines:
             grouped.setdefault(by_container[line.container], []).append((line.at, line.text))
+        self.wounded |= {line.id for line in lines if is_of_a_killed_worker(line.text)}
         for name, told in grouped.items():
             self._usage = {**self._usage, name: account(self._usage.get(name, Usage()), told)}
             self._doubt(name, wanted(told), desired.settings.cache.path / name / "registry")

@@ -230,8 +230,9 @@ class Agent:
         desired, fallen = self._memory.fall_back(wanted.desired)
         usage, stores = self._clients.look(desired)
         self._cache = desired.settings.cache.path
+        hands, clients = self._hands, self._clients
         seen = observe.Seen(
-            self._hands.claimed, self._hands.announced, usage, self._clients.fills, stores, self._clients.doubts
+            hands.claimed, hands.announced, usage, clients.fills, stores, clients.doubts, clients.wounded
         )
         observed, unreachable = observe.look(desired, memory, self._systemd, self._containers, seen)
         observed = replace(observed, unwell=self._memory.unwell(plan.unwell(desired, observed), time.monotonic()))

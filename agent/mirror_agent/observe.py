@@ -47,6 +47,7 @@ class Seen:
     fills: Mapping[str, Fill] = field(default_factory=dict)  # of the stores at the last look into them
     stores: Stores | None = None  # None: the caches are not looked at this time
     doubts: Mapping[str, datetime] = field(default_factory=dict)  # by mirror: when its upstream last gave nothing
+    wounded: Collection[str] = ()  # ids of edges, one of whose workers was killed
 
 
 def look(
@@ -114,6 +115,7 @@ def look(
         fills={**seen.fills, **{name: eviction.fill(store) for name, store in stores.items()}},
         held=frozenset(m.name for m in desired.mirrors if files.read(hold_file(desired, m.name), 1) is not None),
         usage=seen.usage,
+        wounded=frozenset(seen.wounded),
         claimed=frozenset(seen.claimed),
         announced=frozenset(seen.announced),
     )

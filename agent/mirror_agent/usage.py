@@ -23,6 +23,7 @@ _TAG = re.compile(rf"/v2/(?P<repository>{_REPOSITORY})/manifests/(?P<tag>[A-Za-z
 _SIGNATURE = re.compile(r"sha256-[0-9a-f]{64}")  # asked for with each image, and seldom there
 _NUMBER = re.compile(r"\d{1,18}")  # of $upstream_bytes_received, one for each try: "0, 12 : 30"
 _CONTENT = re.compile(r"/(manifests|blobs)/[^/]+$")
+_KILLED = re.compile(r" worker process \d+ exited on signal \d+")  # nginx: src/os/unix/ngx_process.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,11 @@ class Usage:
         """Without images that are not there any more; what was used after `since` may be on its way."""
         kept = {image: at for image, at in self.used.items() if image in images or at >= since}
         return Usage(kept, self.counters)
+
+
+def is_of_a_killed_worker(line: str) -> bool:
+    """Whether nginx says that one of its workers ended without being asked: out of memory, or by a crash."""
+    return not line.startswith("{") and bool(_KILLED.search(line))
 
 
 def account(usage: Usage, lines: Iterable[tuple[datetime, str]]) -> Usage:

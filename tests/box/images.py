@@ -18,9 +18,7 @@ CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 _PASSWD = "root:x:0:0:root:/root:/bin/sh\n{0}:x:{1}:{1}:{0}:/nonexistent:/bin/false\nnobody:x:65534:65534::/:\n"
 _GROUP = "root:x:0:\n{0}:x:{1}:\nnogroup:x:65534:\n"
-_TOOLS = (
-    "sh", "cat", "printf", "wget", "ls", "kill", "sleep", "id", "env", "ps", "test", "find", "nslookup", "mkfifo",
-)  # fmt: skip
+_TOOLS = ("sh", "cat", "printf", "wget", "ls", "kill", "sleep", "id", "env", "ps", "test", "find", "nslookup")
 
 # As the official image: a command that starts with - or is the server's name goes through a set-up
 # phase, everything else is run as it is. There is nothing to set up here.

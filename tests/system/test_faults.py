@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from appliance import AGENT_TOML, DEFINITIONS, PUBLISHED, STATE, Appliance, parts
+from appliance import AGENT_TOML, DEFINITIONS, MB, PUBLISHED, STATE, Appliance, parts
+from client import throttled
 
 TAKEN = "10.0.0.44"
+_KILL_FETCHING_WORKER = """
+master=$(podman container inspect --format '{{.State.Pid}}' mirror-quay-edge)
+for worker in $(cat /proc/$master/task/$master/children); do
+    if ls -l /proc/$worker/fd | grep -q edge/coalesce/; then kill -9 $worker; echo $worker; fi
+done"""
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +248,32 @@ def test_a_mirror_without_a_probe_is_published_after_the_first_pull_of_a_client(
 
 
 # --- a mirror that does not answer
+
+
+def test_who_waits_for_what_a_killed_worker_was_fetching_is_served(one: Appliance) -> None:
+    """Four clients; with nginx alone, those in the other worker, and all who come later, wait for an hour."""
+    image = one.box.push("quay.io", "worker/app:1", layer_sizes=(10 * MB,))
+    layer = parts(image)[1]
+    again = ("--retry", "100", "--retry-delay", "1", "--retry-all-errors", "-m", "240")
+    pull = [
+        *one.curl_command("quay"),
+        *again,
+        "--fail",
+        f"https://quay.mirror.lan/v2/worker/app/blobs/{layer['digest']}",
+    ]
+    script = f"file=$(mktemp); {shlex.join(pull)} -o $file; sha256sum < $file; rm $file"
+    before, since = one.received("quay.io"), one.cursor()
+    with throttled(one.box, "16mbit"), ThreadPoolExecutor(4) as clients:
+        pulls = [clients.submit(one.box.node, "sh", "-c", script, timeout=250) for _ in range(4)]
+        one.wait(lambda: one.received("quay.io") - before > 3 * MB, 30, "a part of the blob")
+        assert one.sh(_KILL_FETCHING_WORKER)
+        line = one.until_said("restart mirror-quay-edge (one of its workers was killed)", since, seconds=70)
+        assert (line["MIRROR"], line["UPSTREAM"]) == ("quay", "quay.io")
+        assert {f"sha256:{each.result().stdout.split()[0]}" for each in pulls} == {layer["digest"]}
+    # what was cut off, and then all of it, once
+    assert one.received("quay.io") - before < 2 * layer["size"]
+    one.settle()
+    assert len([line for line in one.journal(since=since) if "one of its workers" in line["MESSAGE"]]) == 1
 
 
 def test_an_unwell_mirror_stays_published_unless_the_settings_let_it_go(one: Appliance) -> None:

@@ -31,14 +31,9 @@ curl -sS --fail -X PUT -H 'Content-Type: application/octet-stream' -H 'Content-L
 
 
 TRUST = f"/etc/containers/certs.d/{QUAY.host}/ca.crt"
+
+
 # the worker that fetches: it has a file of the cache open
-_KILL_WORKER = """
-master=$(podman container inspect --format '{{.State.Pid}}' mirror-quay-edge)
-for worker in $(cat /proc/$master/task/$master/children); do
-    if ls -l /proc/$worker/fd | grep -q edge/coalesce/; then kill -9 $worker; echo $worker; fi
-done"""
-
-
 @pytest.fixture(scope="module")
 def box() -> Iterator[Box]:
     with mirrored(QUAY) as host:
@@ -309,27 +304,6 @@ def test_ten_downloads_that_were_killed_leave_nothing_behind(box: Box, role: str
     while left := box.exec("sh", "-c", _PARTS).stdout:
         assert time.monotonic() < deadline, left
         time.sleep(0.5)
-
-
-def test_who_waits_for_a_worker_that_is_killed_is_served(box: Box) -> None:
-    """It fetches for four clients.  With nginx alone, others that wait, and who comes now, would wait for an hour."""
-    image = box.push("quay.io", "worker/app:1", layer_sizes=(10 * MB,))
-    layer = layers(image)[1]
-    url = f"https://{QUAY.host}/v2/worker/app/blobs/{layer['digest']}"
-    script = """
-file=$(mktemp); curl -sS --fail -m 60 --retry 20 --retry-delay 1 --retry-all-errors --cacert "$1" -o $file "$2"
-sha256sum < $file; rm $file"""
-    before = received(box, "quay.io")
-    with throttled(box, "16mbit"), ThreadPoolExecutor(4) as clients:
-        pulls = [clients.submit(box.node, "sh", "-c", script, "wait", TRUST, url) for _ in range(4)]
-        until(lambda: received(box, "quay.io") - before > 3 * MB)
-        assert box.exec("sh", "-c", _KILL_WORKER).stdout
-        late = ask(box, QUAY, url.partition(QUAY.host)[2], "-o", "/dev/null", "--retry", "20", "--retry-all-errors")
-        assert (late.status, late.size) == (200, layer["size"])
-        assert {f"sha256:{pull.result().stdout.split()[0]}" for pull in pulls} == {layer["digest"]}
-        box.node("podman", "pull", "--quiet", "quay.io/worker/app:1")
-    # what was cut off, and then all of it, once
-    assert received(box, "quay.io") - before < 2 * layer["size"]
 
 
 @pytest.mark.parametrize("way", ["idle", "half"])

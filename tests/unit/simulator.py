@@ -109,6 +109,7 @@ class Host:
     count: int = 0  # of starts and serial numbers
     now: datetime = NOW
     unwell: dict[str, float] = field(default_factory=dict)  # by mirror that does not answer: for how long
+    wounded: set[str] = field(default_factory=set)  # ids of edges, one of whose workers was killed
 
     def copy(self) -> Host:
         return replace(self, **{item.name: copy.copy(getattr(self, item.name)) for item in fields(self)})
@@ -149,6 +150,7 @@ class Host:
             reaches=dict(self.reaches),
             doubts=dict(self.doubts),
             unwell=dict(self.unwell),
+            wounded=frozenset(self.wounded),
             published={TARGET: dict(self.published)},
             claimed=frozenset(self.claimed),
             announced=frozenset(self.announced),

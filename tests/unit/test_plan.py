@@ -501,6 +501,17 @@ def test_a_renewed_certificate_is_a_reload_and_no_restart() -> None:
     }
 
 
+def test_an_edge_whose_worker_was_killed_starts_anew_and_once() -> None:
+    host = settled(BOTH).copy()
+    edge = pods.container_service("quay", Role.EDGE)
+    [host.wounded] = [{c.id} for c in host.containers() if (c.mirror, c.role) == ("quay", Role.EDGE)]
+    assert [(step.mirror, getattr(step, "units", ())) for todo in settle(host, BOTH) for step in todo] == [
+        ("quay", (edge,))
+    ]
+    changed = {service for service, start in host.active.items() if start != settled(BOTH).active[service]}
+    assert changed == {edge}
+
+
 def test_a_new_ca_is_made_before_anything_is_signed() -> None:
     host = Host()
     assert one_round(host, BOTH, upto=1) == (actions.CreateAuthority("", ""),)

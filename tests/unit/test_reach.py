@@ -166,7 +166,7 @@ class Doubts:
         assert store.confirmed(registry, "a/b", tag) == at
 
     def after(self, *lines: tuple[datetime, str]) -> datetime | None:
-        self._lines = [edge_log.Line("mirror-quay-edge", at, text) for at, text in lines]
+        self._lines = [edge_log.Line("mirror-quay-edge", "1f2e", at, text) for at, text in lines]
         self._clients.look(self._desired)
         return self._clients.doubts.get("quay")
 

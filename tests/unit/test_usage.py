@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror_agent.usage import Counters, Usage, account
+from mirror_agent.usage import Counters, Usage, account, is_of_a_killed_worker
 
 AT = datetime(2026, 5, 1, 12, 30, 59, 999, tzinfo=UTC)
 MINUTE = AT.replace(second=0, microsecond=0)
@@ -99,3 +99,17 @@ def test_the_edge_logs_what_is_read() -> None:
     conf = (Path(__file__).parents[2] / "quadlets/nginx.conf").read_text()
     logged = set(re.findall(r'"(\w+)":"?\$', conf))
     assert logged >= {"uri", "status", "sent", "cache", "digest", "up_bytes"}
+
+
+@pytest.mark.parametrize(
+    ("says", "killed"),
+    [
+        ("2026/11/24 19:40:00 [alert] 1#1: worker process 29 exited on signal 9", True),
+        ("2026/11/24 19:40:00 [alert] 1#1: worker process 29 exited on signal 11 (core dumped)", True),
+        ("2026/11/24 19:40:00 [alert] 1#1: cache manager process 31 exited on signal 9", False),  # holds no locks
+        ("2026/11/24 19:40:00 [notice] 1#1: worker process 29 exited with code 0", False),
+        ('{"agent":" worker process 29 exited on signal 9"}', False),  # a client that says so
+    ],
+)
+def test_what_nginx_says_of_a_killed_worker(says: str, killed: bool) -> None:
+    assert is_of_a_killed_worker(says) is killed

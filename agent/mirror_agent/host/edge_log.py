@@ -18,9 +18,10 @@ MOST = 50_000  # lines at once; the rest follows at the next look
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One request that an edge answered."""
+    """One request that an edge answered, or what nginx says besides."""
 
     container: str
+    id: str  # of this start of it
     at: datetime
     text: str
 
@@ -42,8 +43,8 @@ def read(containers: Collection[str], cursor: str) -> tuple[list[Line], str]:
         for entry in _entries(reader):
             if entry["__CURSOR"] != cursor:
                 cursor = str(entry["__CURSOR"])
-                text = entry.get("MESSAGE", "")
-                lines.append(Line(str(entry["CONTAINER_NAME"]), entry["__REALTIME_TIMESTAMP"], str(text)))
+                name, start = str(entry["CONTAINER_NAME"]), str(entry.get("CONTAINER_ID_FULL", ""))
+                lines.append(Line(name, start, entry["__REALTIME_TIMESTAMP"], str(entry.get("MESSAGE", ""))))
         return lines, cursor
 
 

@@ -169,12 +169,16 @@ def _run(mirror: Mirror, pod: Pod, observed: Observed) -> Iterator[Action]:
     if drifted:
         yield RestartUnits(name, "its configuration changed", drifted)
         return
+    unit, container = pods.container_service(name, Role.EDGE), running[Role.EDGE]
+    if container and container.id in observed.wounded:
+        # what it was fetching stays locked in memory that all share: who asks for it would wait for an hour
+        yield RestartUnits(name, "one of its workers was killed", (unit,))
+        return
     edge, certificate = observed.edges.get(name), observed.certificates.get(name)
     if edge is None or certificate is None:
         return
     if (edge.config, edge.serial) != (pod.edge_config, certificate.serial):
         what = "configuration" if edge.config != pod.edge_config else "certificate"
-        unit = pods.container_service(name, Role.EDGE)
         yield ReloadEdge(name, f"new {what}", unit, pod.edge_config, certificate.serial)
         return
     if infra.start not in observed.announced:

@@ -139,6 +139,7 @@ class Observed:
     kept: Mapping[str, Collection[ImageName]] = field(default_factory=dict)  # by mirror: images that are pinned
     held: frozenset[str] = frozenset()  # mirrors that were told to fetch nothing new
     usage: Mapping[str, Usage] = field(default_factory=dict)  # by mirror: what clients did
+    wounded: frozenset[str] = frozenset()  # ids of edges, one of whose workers was killed
     claimed: frozenset[IPv4Address] = frozenset()  # probed by this agent and found free
     announced: frozenset[str] = frozenset()  # starts of pods whose address was announced
 

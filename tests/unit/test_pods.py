@@ -132,6 +132,13 @@ def test_only_the_two_caches_are_writable() -> None:
     ]
 
 
+def test_selinux_labels_every_mounted_folder_and_only_caches_for_all_containers() -> None:
+    units = render().units
+    for role in Role:
+        for volume in values(units, f"mirror-quay-{role}.container", "Volume"):
+            assert volume.split(",")[-1] == ("z" if volume.startswith("/var/lib/mirror-agent/cache/") else "Z"), volume
+
+
 def test_every_mounted_folder_is_in_the_list_of_folders() -> None:
     pod = render()
     folders = {str(folder.path): folder for folder in pod.folders}

@@ -213,7 +213,7 @@ def run(argv: Sequence[str], *, read_only: bool = False, cluster: bool = False, 
     told = {"KUBEBUILDER_ASSETS": str(assets[0])} if assets else {}
     here = Path.cwd()
     sandbox = Sandbox(
-        layers=(*((stages.BROWSER.path,) if browser else ()), stages.TOOLS.path, stages.ROOTFS.path),
+        layers=(*((stages.BROWSER.path,) if browser else ()), *(stage.path for stage in reversed(stages.FOR_RUN))),
         writable=() if read_only else (REPO,), readable=((REPO,) if read_only else ()) + shown,
         environment=_passed_on(os.environ) | told,
     )  # fmt: skip

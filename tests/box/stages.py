@@ -7,6 +7,7 @@
             ├─ pki             the public web PKI of the box's internet: a CA, a certificate per name
             ├─ distribution    the real registry
             ├─ proxy           an HTTP proxy
+            ├─ promtool        Prometheus' judge of alarms, for tests/package
             ├─ readers         containerd and Docker, for test_readers.py
             ├─ apiserver       kube-apiserver, for tests/cluster
             ├─ images ── stores    image layouts, and the upstreams' stores with them in
@@ -107,16 +108,15 @@ def _host_go() -> tuple[int, ...]:
 REGISTRY = Stage("distribution", [DISTRIBUTION, _GO_SETTINGS], _make_distribution, needs=(ROOTFS,))
 
 
-PROXY_PACKAGE = "tinyproxy-bin"
-
-
-def _make_proxy(folder: Path) -> None:
-    """Unpacked, not installed: it needs libc and a configuration, nothing else."""
-    script = f"apt-get -q update && apt-get -q download {PROXY_PACKAGE} && dpkg -x *.deb . && rm *.deb"
+def _unpack(package: str, folder: Path) -> None:
+    """Unpacked, not installed: for programs that need libc and nothing else."""
+    script = f"apt-get -q update && apt-get -q download {package} && dpkg -x *.deb . && rm *.deb"
     Sandbox((ROOTFS.path,), writable=(folder,)).run(["sh", "-ec", script], cwd=folder)
 
 
-PROXY = Stage("proxy", PROXY_PACKAGE, _make_proxy, needs=(ROOTFS,))
+PROXY_PACKAGE, PROMTOOL_PACKAGE = "tinyproxy-bin", "promtool"
+PROXY = Stage("proxy", PROXY_PACKAGE, lambda folder: _unpack(PROXY_PACKAGE, folder), needs=(ROOTFS,))
+PROMTOOL = Stage("promtool", PROMTOOL_PACKAGE, lambda folder: _unpack(PROMTOOL_PACKAGE, folder), needs=(ROOTFS,))
 
 
 _READERS = _lines("readers.txt")
@@ -292,7 +292,7 @@ _GUEST_SOURCE = _source("guest.py", "topology.py")
 GUEST = Stage("guest", [content(HERE / "guest"), _GUEST_SOURCE], _make_guest, needs=(STORES, PROXY))
 NODE = Stage("node", _GUEST_SOURCE, _make_node, needs=(PKI,))
 
-FOR_RUN = (ROOTFS, TOOLS)  # all that `box run` needs
+FOR_RUN = (ROOTFS, TOOLS, PROMTOOL)  # all that `box run` needs
 FOR_BOXES = (ROOTFS, REGISTRY, PROXY, PKI, IMAGES, STORES, GUEST, NODE, TOOLS, WHEELS, PYTEST, READERS)  # that boot
 FOR_TESTS = (*FOR_BOXES, API_SERVER)  # a test has five minutes, and compiling that may take more
 

@@ -28,12 +28,9 @@ place=$(curl -sS -o /dev/null -D- -X POST "https://quay.io/v2/$1/blobs/uploads/"
 case $place in /*) place=https://quay.io$place;; esac
 curl -sS --fail -X PUT -H 'Content-Type: application/octet-stream' -H 'Content-Length: 0' "$place&digest=$2"
 """
-
-
 TRUST = f"/etc/containers/certs.d/{QUAY.host}/ca.crt"
 
 
-# the worker that fetches: it has a file of the cache open
 @pytest.fixture(scope="module")
 def box() -> Iterator[Box]:
     with mirrored(QUAY) as host:

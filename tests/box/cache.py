@@ -13,15 +13,17 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .report import say, step
+from .report import BoxError, say, step
 
 CACHE = Path(os.environ.get("MIRROR_AGENT_BOX_CACHE") or "/var/cache/mirror-agent-box")
 
+PAUSE_SECONDS = 10  # before what could not be fetched is fetched once more
 GENERATIONS = 2  # of each stage: the current one, and the one before for going back and forth
 
 
@@ -33,6 +35,7 @@ class Stage:
     ingredients: object
     make: Callable[[Path], None]
     needs: tuple[Stage, ...] = ()
+    fetches: bool = False  # from package registries: they are busy at times, and asked once more then
 
     @property
     def path(self) -> Path:
@@ -72,13 +75,32 @@ def _make(stage: Stage) -> None:
     staging = CACHE / f".making-{stage.name}"  # ours alone: the build is locked
     staging.mkdir()
     with step(f"building {stage.name}"):
-        stage.make(staging)
+        try:
+            stage.make(staging)
+        except BoxError as error:
+            if not stage.fetches:
+                raise
+            say(f"{error}\nonce more, in {PAUSE_SECONDS} s")
+            for leftover in CACHE.glob(f".making-{stage.name}*"):
+                remove(leftover)
+            time.sleep(PAUSE_SECONDS)
+            staging.mkdir()
+            stage.make(staging)
     os.sync()  # whole on disk before it gets its name
     staging.rename(stage.path)
 
 
+def _linked() -> set[Path]:
+    """What boxes are made of.  They come and go meanwhile."""
+    found = set()
+    for state in CACHE.glob("boxes/*"):
+        with suppress(OSError):
+            found |= {link.readlink() for link in state.iterdir() if link.is_symlink()}
+    return found
+
+
 def _remove_old(stages: Sequence[Stage]) -> None:
-    linked = {link.readlink() for link in CACHE.glob("boxes/*/*") if link.is_symlink()}
+    linked = _linked()
     for stage in stages:
         os.utime(stage.path)
         generations = sorted(CACHE.glob(f"{stage.name}-*"), key=lambda p: p.stat().st_mtime, reverse=True)

@@ -76,7 +76,7 @@ def _make_rootfs(folder: Path) -> None:
     run([*isolated(), "sh", "-c", script], name="finishing the root file system")
 
 
-ROOTFS = Stage("rootfs", [SUITE, PACKAGES, _FINISH], _make_rootfs)
+ROOTFS = Stage("rootfs", [SUITE, PACKAGES, _FINISH], _make_rootfs, fetches=True)
 
 
 def _make_distribution(folder: Path) -> None:
@@ -105,7 +105,7 @@ def _host_go() -> tuple[int, ...]:
     return tuple(int(n) for n in re.findall(r"\d+", version)[:2]) or (0,)
 
 
-REGISTRY = Stage("distribution", [DISTRIBUTION, _GO_SETTINGS], _make_distribution, needs=(ROOTFS,))
+REGISTRY = Stage("distribution", [DISTRIBUTION, _GO_SETTINGS], _make_distribution, needs=(ROOTFS,), fetches=True)
 
 
 def _unpack(package: str, folder: Path) -> None:
@@ -115,8 +115,10 @@ def _unpack(package: str, folder: Path) -> None:
 
 
 PROXY_PACKAGE, PROMTOOL_PACKAGE = "tinyproxy-bin", "promtool"
-PROXY = Stage("proxy", PROXY_PACKAGE, lambda folder: _unpack(PROXY_PACKAGE, folder), needs=(ROOTFS,))
-PROMTOOL = Stage("promtool", PROMTOOL_PACKAGE, lambda folder: _unpack(PROMTOOL_PACKAGE, folder), needs=(ROOTFS,))
+PROXY = Stage("proxy", PROXY_PACKAGE, lambda folder: _unpack(PROXY_PACKAGE, folder), needs=(ROOTFS,), fetches=True)
+PROMTOOL = Stage(
+    "promtool", PROMTOOL_PACKAGE, lambda folder: _unpack(PROMTOOL_PACKAGE, folder), needs=(ROOTFS,), fetches=True
+)
 
 
 _READERS = _lines("readers.txt")
@@ -132,7 +134,7 @@ def _make_readers(folder: Path) -> None:
     Sandbox((ROOTFS.path,), writable=(folder,)).run(["sh", "-ec", script], cwd=folder)
 
 
-READERS = Stage("readers", _READERS, _make_readers, needs=(ROOTFS,))
+READERS = Stage("readers", _READERS, _make_readers, needs=(ROOTFS,), fetches=True)
 
 
 _API_SERVER = HERE.parent / "cluster" / "apiserver"
@@ -146,7 +148,7 @@ def _make_api_server(folder: Path) -> None:
     _go(["go", "build", f"-ldflags={flags}", "-o", f"{folder}/kube-apiserver", "."], _API_SERVER, folder, settings)
 
 
-API_SERVER = Stage("apiserver", content(_API_SERVER), _make_api_server, needs=(ROOTFS,))
+API_SERVER = Stage("apiserver", content(_API_SERVER), _make_api_server, needs=(ROOTFS,), fetches=True)
 
 
 _TOOLS = [_lines("tools.txt"), _lines("dev-requirements.txt")]
@@ -161,7 +163,7 @@ def _make_tools(folder: Path) -> None:
     remove_workdir(folder)
 
 
-TOOLS = Stage("tools", _TOOLS, _make_tools, needs=(ROOTFS,))
+TOOLS = Stage("tools", _TOOLS, _make_tools, needs=(ROOTFS,), fetches=True)
 
 
 _BROWSER = _lines("browser.txt")
@@ -174,7 +176,7 @@ def _make_browser(folder: Path) -> None:
     remove_workdir(folder)
 
 
-BROWSER = Stage("browser", _BROWSER, _make_browser, needs=(ROOTFS,))
+BROWSER = Stage("browser", _BROWSER, _make_browser, needs=(ROOTFS,), fetches=True)
 
 
 BUNDLED = REPO / "packaging/bundled.txt"
@@ -185,7 +187,7 @@ def _make_wheels(folder: Path) -> None:
     sandbox.run(["pip", "download", "--no-deps", "--require-hashes", "-d", folder, "-r", BUNDLED])
 
 
-WHEELS = Stage("wheels", BUNDLED.read_text(), _make_wheels, needs=(ROOTFS,))
+WHEELS = Stage("wheels", BUNDLED.read_text(), _make_wheels, needs=(ROOTFS,), fetches=True)
 
 PACKAGED = (
     "CHANGELOG.md",
@@ -219,7 +221,7 @@ def _make_pytest(folder: Path) -> None:
     sandbox.run(["pip", "install", "--target", folder, "-r", HERE / "pytest-requirements.txt"])
 
 
-PYTEST = Stage("pytest", _lines("pytest-requirements.txt"), _make_pytest, needs=(ROOTFS,))
+PYTEST = Stage("pytest", _lines("pytest-requirements.txt"), _make_pytest, needs=(ROOTFS,), fetches=True)
 
 
 def _make_pki(folder: Path) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from . import cache
 from .cache import Stage
+from .report import BoxError
+from .sandbox import workdir
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +87,24 @@ def test_old_generations_go_but_those_in_use_stay() -> None:
     os.close(held)
     cache.build([Stage("one", "new", writing(""))])
     assert len(built()) == cache.GENERATIONS
+
+
+@pytest.mark.parametrize("fetches", [True, False], ids=["fetched", "made here"])
+def test_what_could_not_be_fetched_is_fetched_once_more(monkeypatch: pytest.MonkeyPatch, fetches: bool) -> None:
+    monkeypatch.setattr(cache, "PAUSE_SECONDS", 0)
+    tries: list[Path] = []
+
+    def make(folder: Path) -> None:
+        tries.append(folder)
+        (folder / str(len(tries))).touch()
+        workdir(folder)  # as overlayfs wants it, beside it
+        if len(tries) == 1:
+            raise BoxError("apt-get failed with exit code 100", "Connection timed out")
+
+    stage = Stage("one", 1, make, fetches=fetches)
+    with nullcontext() if fetches else pytest.raises(BoxError):
+        cache.build([stage])
+    assert stage.path.exists() == fetches
+    assert len(tries) == 1 + fetches
+    if fetches:
+        assert sorted(file.name for file in stage.path.iterdir()) == ["2"]

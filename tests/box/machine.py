@@ -114,19 +114,24 @@ class Machine:
         """`systemctl reboot`; returns when it is up again."""
         before = self._boot_id()
         self.run(self.enter("systemctl", "reboot"), check=False)  # it may not live to tell
-        self._wait(lambda: self._boot_id() not in ("", before), 60, "did not come back from a reboot")
+        self._wait(lambda: self._boot_id() not in ("", before), 120, "did not come back from a reboot")
         self._wait_until_up(self.running)
 
     def kill(self) -> None:
         """End every process of the box at once. State is kept."""
         if self.running():
             (self.cgroup / "cgroup.kill").write_text("1")
-        self._wait(lambda: not self.running(), 30, "still has processes after SIGKILL")
+        self._wait(lambda: not self.running(), 60, "still has processes after SIGKILL")
         self._remove_traces()
 
+    def cgroups(self) -> list[Path]:
+        """Those that this machine has of the box, in each hierarchy (v1 may be mounted beside v2)."""
+        places = {self.cgroup, *(root / _CGROUP / self.name for root in Path("/sys/fs/cgroup").iterdir())}
+        return sorted(place for place in places if place.exists())
+
     def _remove_traces(self) -> None:
-        """Remove what is left of a dead box: empty cgroups (of a v1 hierarchy too), nspawn's folder for mounts."""
-        for cgroup in {self.cgroup, *Path("/sys/fs/cgroup").glob(f"*/{_CGROUP}/{self.name}")}:
+        """Remove what is left of a dead box: empty cgroups, nspawn's folder for mounts."""
+        for cgroup in self.cgroups():
             for folder in sorted((f for f in cgroup.rglob("*") if f.is_dir()), reverse=True):
                 folder.rmdir()
             for folder in (cgroup, cgroup.parent):
@@ -143,7 +148,7 @@ class Machine:
     # --- waiting
 
     def _wait_until_up(self, alive: Callable[[], bool]) -> None:
-        self._wait(lambda: self._entered() or not alive(), 60, "did not start its services")
+        self._wait(lambda: self._entered() or not alive(), 120, "did not start its services")
         if not alive():
             raise BoxError(f"box {self.name} ended while it was booting", self._console())
         state = self.run(self.enter("systemctl", "is-system-running", "--wait"), check=False)

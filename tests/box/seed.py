@@ -44,14 +44,14 @@ def main() -> None:
 
 
 def _wait() -> None:
-    for _ in range(200):
+    for _ in range(1200):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{_PORT}/v2/").close()
         except urllib.error.URLError:
             time.sleep(0.05)
         else:
             return
-    sys.exit("the registry did not answer within 10 s")
+    sys.exit("the registry did not answer within 60 s")
 
 
 def _push_all(layouts: Path) -> dict[str, Any]:

@@ -6,8 +6,9 @@ import base64
 import json
 import re
 import subprocess
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class Browser:
     def call(self, method: str, path: str, body: object = None) -> Any:
         data = json.dumps(body or {}).encode() if method == "POST" else None
         request = urllib.request.Request(self._url + path, data, {"Content-Type": "application/json"}, method=method)
-        with _OPENER.open(request, timeout=60) as answer:
+        with _OPENER.open(request, timeout=120) as answer:
             return json.load(answer)["value"]
 
     def open(self, url: str) -> None:
@@ -53,6 +54,13 @@ class Browser:
     def colours(self, scheme: str) -> None:
         """Light or dark."""
         self.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        """Wait for something that the page does by itself."""
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, what
+            time.sleep(0.02)
 
     def click(self, selector: str) -> None:
         """As a person does, with the mouse."""
@@ -95,11 +103,11 @@ def browser() -> Iterator[Browser]:
         options = {"args": list(_OPTIONS), "binary": "/usr/bin/chromium"}
         wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
         body = json.dumps({"capabilities": {"alwaysMatch": wanted}}).encode()
-        with _OPENER.open(urllib.request.Request(f"{url}/session", body), timeout=60) as answer:
+        with _OPENER.open(urllib.request.Request(f"{url}/session", body), timeout=120) as answer:
             session = json.load(answer)["value"]["sessionId"]
         window = Browser(url, session)
         yield window
         window.call("DELETE", "")
     finally:
         driver.terminate()
-        driver.wait(10)
+        driver.wait(60)

@@ -45,6 +45,17 @@ return low;
 """
 
 
+# Remembers which buttons have said so: they do for two seconds.
+_WATCH = """
+window.copied = new Set();
+for (const button of document.querySelectorAll("button[data-copy]")) {
+  const look = () => { if (button.textContent === "Copied") window.copied.add(button.dataset.copy); };
+  new MutationObserver(look).observe(button, {childList: true, characterData: true, subtree: true});
+}
+"""
+_COPIED = "return window.copied.has(arguments[0]);"
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     with browser() as window:
@@ -116,10 +127,10 @@ def test_copying_gives_the_exact_bytes(chromium: Browser, both: Site, where: str
     assert chromium.run("return isSecureContext") == (where == "file")
     names = chromium.run("return [...document.querySelectorAll('a[download]')].map((a) => a.getAttribute('href'))")
     assert len(names) > 5
+    chromium.run(_WATCH)
     for number, name in enumerate(names, 1):
         chromium.click(f"[data-copy=text-{number}]")
-        chromium.run("return new Promise((done) => setTimeout(done, 50))")
-        assert chromium.run(f"return document.querySelector('[data-copy=text-{number}]').textContent") == "Copied"
+        chromium.until(partial(chromium.run, _COPIED, f"text-{number}"), f"{name} to be copied")
         assert chromium.pasted().encode() == (both.root / name).read_bytes(), name
     assert chromium.said() == []
 
@@ -208,14 +219,21 @@ def test_what_definitions_say_never_runs(chromium: Browser, site: Site, made: ob
     assert EVIL in chromium.run("return document.body.textContent")
     assert chromium.said() == []
     assert chromium.asked() == [site.url]
-    chromium.click("[data-copy]")
+    chromium.run(_WATCH)
+    chromium.click("[data-copy=text-1]")
+    chromium.until(partial(chromium.run, _COPIED, "text-1"), "it to be copied")
     assert chromium.pasted() == f"{EVIL}\n"
     assert chromium.run("return document.querySelectorAll('img, svg').length") == 0
     # and what got in all the same would not run: the policy of the page stops it
     chromium.run("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.hacked = 1\">')")
-    chromium.run("return new Promise((done) => setTimeout(done, 200))")
+    said: list[str] = []
+
+    def refused() -> bool:
+        said.extend(chromium.said())
+        return any("Content Security Policy" in line for line in said)
+
+    chromium.until(refused, "the policy to refuse it")
     assert chromium.run("return window.hacked") is None
-    assert any("Content Security Policy" in line for line in chromium.said())
 
 
 def test_without_any_mirror_it_is_a_page_all_the_same(chromium: Browser, site: Site) -> None:

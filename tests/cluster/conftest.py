@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.control_plane import ControlPlane, kinds, manifest, place
+from cluster.control_plane import MINUTE, ControlPlane, kinds, manifest, place
 from cluster.story import CONFIG, ICSP, IDMS, IMAGE, ITMS, MAPS, MCP
 from mirror_agent.model import ClusterSettings, Drain
+from mirror_agent.targets import api
 from mirror_agent.targets import cluster as target
 
 
@@ -23,7 +24,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
             plane.apply(place(body), body)
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "openshift-config"}}
         plane.apply(place(namespace), namespace)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + MINUTE
         while not all(map(plane.serves, (IDMS, ITMS, ICSP, MCP, f"{CONFIG}/images"))):
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -46,7 +47,10 @@ def cluster(server: ControlPlane) -> ControlPlane:
 
 
 @pytest.fixture
-def settings(cluster: ControlPlane, tmp_path: Path) -> ClusterSettings:
+def settings(cluster: ControlPlane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ClusterSettings:
+    """Of an agent that waits for a busy machine: how long it waits is what a few tests are about."""
+    monkeypatch.setattr(target, "ANSWER_SECONDS", MINUTE)
+    monkeypatch.setattr(api, "REQUEST_SECONDS", (MINUTE, MINUTE))
     target._session.cache_clear()
     file = tmp_path / "kubeconfig"
     file.write_text(cluster.kubeconfig(cluster.token()))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ REPO = HERE.parents[1]
 RBAC = REPO / "packaging/rbac.yaml"
 ADMIN = "the-admins-token"
 USER = "system:serviceaccount:mirror-agent:mirror-agent"
-START_SECONDS = 60
+MINUTE = 60.0  # seconds: the patience of all that waits here
+START_SECONDS = 120.0
 
 
 def program(name: str) -> str:
@@ -35,10 +38,12 @@ def program(name: str) -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
+    """Below those that the kernel gives to others (Linux: from 32768 on): it stays free while its server is stopped."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as listening, suppress(OSError):
+            listening.bind(("127.0.0.1", port))
+            return port
 
 
 class ControlPlane:
@@ -75,6 +80,7 @@ class ControlPlane:
 
     def start(self) -> None:
         """Start the API server, and wait until it is ready."""
+        self._until_etcd_answers()
         key = str(self.folder / "accounts.key")
         self._start(
             "kube-apiserver", "--etcd-servers", self._etcd, "--secure-port", str(self.port),
@@ -96,6 +102,19 @@ class ControlPlane:
                 assert self._processes["kube-apiserver"].poll() is None, log[-3000:]
                 assert time.monotonic() < deadline, log[-3000:]
                 time.sleep(0.1)
+
+    def _until_etcd_answers(self) -> None:
+        deadline = time.monotonic() + MINUTE
+        while True:
+            wire = http.client.HTTPConnection("127.0.0.1", self._etcd_port, timeout=5)
+            with suppress(OSError), closing(wire):
+                wire.request("GET", "/health")
+                wire.getresponse()
+                return
+            log = (self.folder / "etcd.log").read_text()
+            assert self._processes["etcd"].poll() is None, log[-3000:]
+            assert time.monotonic() < deadline, log[-3000:]
+            time.sleep(0.1)
 
     def stop(self, name: str = "kube-apiserver") -> None:
         process = self._processes.pop(name, None)
@@ -152,7 +171,7 @@ class ControlPlane:
     def call(self, verb: str, path: str, body: object = None, kind: str = "application/json") -> Any:
         return self.admin.call_api(
             path, verb, body=body, header_params={"Content-Type": kind, "Accept": "application/json"},
-            auth_settings=["BearerToken"], response_type="object", _return_http_data_only=True, _request_timeout=20,
+            auth_settings=["BearerToken"], response_type="object", _return_http_data_only=True, _request_timeout=60,
         )  # fmt: skip
 
     def apply(self, path: str, body: dict[str, Any], manager: str = "admin") -> Any:
@@ -171,6 +190,15 @@ class ControlPlane:
         log = self.folder / "audit.log"
         events = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
         return [f"{event['verb']} {event['objectRef']['resource']}" for event in events]
+
+    def executing(self, level: str) -> int:
+        """How many requests of this priority level are being served."""
+        answer = self.admin.call_api(
+            "/metrics", "GET", auth_settings=["BearerToken"], response_type="str", _return_http_data_only=True
+        )
+        name, label = "apiserver_flowcontrol_current_executing_requests{", f'priority_level="{level}"'
+        lines = [line for line in answer.splitlines() if line.startswith(name) and label in line]
+        return sum(int(float(line.split()[-1])) for line in lines)
 
     def level(self, kubeconfig: Path) -> str:
         """The priority level that whoever has this kubeconfig is served with: its uid."""

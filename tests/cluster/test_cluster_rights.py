@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.control_plane import USER, ControlPlane, manifest, place
+from cluster.control_plane import MINUTE, USER, ControlPlane, manifest, place
 from cluster.story import entry, idms, mirror, publication, told
 from mirror_agent.model import ClusterSettings
 from mirror_agent.targets import TargetError
@@ -53,7 +53,7 @@ def watch_all(settings: ClusterSettings) -> None:
     stop = watches.on_change(lambda _: None)
     watches.follow(settings, None)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + MINUTE
         while not all(each.error or each.opened for each in watches.running):
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -75,7 +75,7 @@ def story(cluster: ControlPlane, settings: ClusterSettings) -> None:
 
 def wait_until(wanted: bool, cluster: ControlPlane, *right: Any) -> None:
     """The API server learns of roles a moment later."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + MINUTE
     while allowed(cluster, *right) is not wanted:
         assert time.monotonic() < deadline
         time.sleep(0.02)

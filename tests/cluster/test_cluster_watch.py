@@ -25,7 +25,8 @@ from mirror_agent.targets import TargetError, watch
 from mirror_agent.targets import cluster as target
 from mirror_agent.targets.watch import Subject, Watches
 
-PATIENCE = 30.0  # for a machine that does other things too; what is waited for takes a second
+QUIET = 2.0  # seconds without a hint; what has happened is told within milliseconds
+PATIENCE = 60.0  # for a machine that does other things too; what is waited for takes a second
 
 
 class Agent:
@@ -73,7 +74,7 @@ class Agent:
             time.sleep(0.05)
         while True:
             try:
-                self.hints.get(timeout=1.5)
+                self.hints.get(timeout=QUIET)
             except queue.Empty:
                 return
             self.look()

@@ -41,7 +41,7 @@ def test_each_tenth_that_is_gone_is_a_hint(
 
     stop = disk.start(Watched((), _nothing, _nothing, _nothing, next_free), heard.put)
     for _ in range(2):  # the last value was seen, and seen again
-        over.get(timeout=5)
+        over.get(timeout=60)
     stop()
     assert [heard.get() for _ in range(heard.qsize())] == hints
 

@@ -12,7 +12,7 @@ from mirror_agent.host.errands import Errands
 from mirror_agent.model import Trouble
 
 QUAY, GHCR = ("issue-certificate", "quay"), ("issue-certificate", "ghcr")
-SECONDS = 10.0  # far more than any of it takes
+SECONDS = 60.0  # far more than any of it takes
 
 
 class Somebody:

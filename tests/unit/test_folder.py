@@ -450,7 +450,7 @@ class Share:
         self.path.mkdir()
         self.behind.mkdir()
         self._server = subprocess.Popen(["bindfs", "-f", *options, self.behind, self.path])
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not os.path.ismount(self.path):
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -464,7 +464,7 @@ class Share:
     def close(self) -> None:
         self.answer()
         subprocess.run(["umount", "--lazy", self.path], check=True)
-        self._server.wait(10)
+        self._server.wait(60)
 
 
 @needs_root
@@ -497,9 +497,9 @@ class TestShares:
             begun = time.monotonic()
             with pytest.raises(TargetError, match="does not answer"):
                 attempt()
-            assert time.monotonic() - begun < 5
+            assert time.monotonic() - begun < 30  # half a second, and what a busy machine adds; not for ever
         there.answer()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             try:
                 target.publish(ALL)

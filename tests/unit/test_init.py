@@ -208,7 +208,7 @@ def test_it_asks_again_until_an_answer_is_one(tmp_path: Path) -> None:
             said += until(ours, b"]: ", b"router: ")
             os.write(ours, answer.encode() + b"\n")
         said += until(ours, b"status")
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     os.close(ours)
     assert b"10.0.9.1 is outside the subnet 10.0.0.0/24" in said
     settings, problems = config.parse_settings(str(path), path.read_bytes())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from box import Box
+from box.topology import upstream
 
 DEFINITIONS = "/etc/mirror-agent.d"
 SETTINGS = "/etc/mirror-agent/agent.toml"
@@ -28,8 +30,10 @@ UNIT_FAILED, START_FAILED = "d9b373ed55a64feb8242e02dbe79a49c", "be02cf6855d2428
 PYTHON = "usr/lib/python3/dist-packages"
 ROLES = ("pod", "edge", "registry")  # of a mirror's services: mirror-NAME-ROLE.service
 MB = 1_000_000
-PATIENCE = 3  # a busy machine may take so many times longer
-HEADERS = 52  # bytes of a packet: IPv4 20, TCP 20, its timestamps 12
+PATIENCE, MINUTE = 3, 60.0  # a busy machine may take so many times longer, and a minute for anything
+# Bytes that may come while nobody is asked: connections say so when their idle time is over (TLS, HTTP/2; 100 each). A
+# new connection costs more by its certificate alone; what is asked on one that is there, the upstream's log has.
+GOODBYES = 500
 
 # name of the shipped definition → what clients write
 FIVE = {
@@ -49,12 +53,13 @@ path = "{PUBLISHED}"
 
 # As if the upstreams had been asked for their pull limits a quarter of an hour earlier.
 _EARLIER = f"""
-import json
+import json, os
 from datetime import datetime, timedelta
 memory = json.load(open("{LIMITS}"))
 for each in memory["mirrors"].values():
     each["asked"] = (datetime.fromisoformat(each["asked"]) - timedelta(minutes=15)).isoformat()
-json.dump(memory, open("{LIMITS}", "w"))
+json.dump(memory, open("{LIMITS}.new", "w"))
+os.replace("{LIMITS}.new", "{LIMITS}")
 """
 
 Status = dict[str, Any]
@@ -126,20 +131,20 @@ class Appliance:
     def journal(self, *matches: str, since: str = "") -> list[Line]:
         """The agent's lines of this boot; `matches` are FIELD=VALUE, `since` a cursor."""
         options = [f"--after-cursor={since}"] if since else []
-        argv = ["journalctl", "-b", "-o", "json", "-t", "mirror-agent", *options, *matches]
-        return [json.loads(line) for line in self.box.exec(*argv).stdout.splitlines()]
+        said = self.box.journal("-b", "-o", "json", "-t", "mirror-agent", *options, *matches)
+        return [json.loads(line) for line in said.splitlines()]
 
     def failures(self, since: str) -> list[Line]:
         """What went wrong with mirrors after a cursor: units that failed, and what the agent says as an error."""
         failed = [f"MESSAGE_ID={each}" for each in (UNIT_FAILED, START_FAILED)]
-        argv = ["journalctl", "-b", "-o", "json", f"--after-cursor={since}", *failed]
-        lines = [json.loads(line) for line in self.box.exec(*argv).stdout.splitlines()]
+        said = self.box.journal("-b", "-o", "json", f"--after-cursor={since}", *failed)
+        lines = [json.loads(line) for line in said.splitlines()]
         errors = [line for line in self.journal(since=since) if int(line["PRIORITY"]) <= 3]
         return [line for line in lines if line.get("UNIT", "").startswith("mirror-")] + errors
 
     def cursor(self) -> str:
         """The end of the journal as it is now."""
-        said = self.box.exec("journalctl", "-b", "-n0", "--show-cursor").stdout
+        said = self.box.journal("-b", "-n0", "--show-cursor")
         return said.partition("-- cursor: ")[2].strip()
 
     def property(self, unit: str, name: str) -> str:
@@ -176,11 +181,15 @@ class Appliance:
 
     # --- waiting
 
-    def wait(self, condition: Callable[[], object], seconds: float, what: str) -> None:
-        """Until it is true; the assertion says what was waited for.  `seconds`: on a machine that is not busy."""
-        deadline = time.monotonic() + PATIENCE * seconds
+    def wait(self, condition: Callable[[], object], seconds: float, what: str, *, least: float = MINUTE) -> None:
+        """Until it is true; the assertion says what was waited for.  `seconds`: on a machine that is not busy.
+
+        `least` is what it may take all the same: less than a minute only where that is the promise.
+        """
+        patience = max(PATIENCE * seconds, least)
+        deadline = time.monotonic() + patience
         while not condition():
-            assert time.monotonic() < deadline, f"not within {seconds} s: {what}\n{self._brief()}"
+            assert time.monotonic() < deadline, f"not within {patience:.0f} s: {what}\n{self._brief()}"
             time.sleep(0.15)
 
     def _brief(self) -> str:
@@ -211,8 +220,11 @@ class Appliance:
         """Until the agent has written a line with this in it; the line."""
         found: list[Line] = []
 
+        argv = ["journalctl", "-b", "-o", "json", "-t", "mirror-agent", *([f"--after-cursor={since}"] if since else [])]
+
         def said() -> bool:
-            found[:] = [line for line in self.journal(since=since) if text in line["MESSAGE"]]
+            lines = map(json.loads, self.box.exec(*argv).stdout.splitlines())
+            found[:] = [line for line in lines if text in line["MESSAGE"]]
             return bool(found)
 
         self.wait(said, seconds, f"a line of the journal with {text!r}")
@@ -256,6 +268,13 @@ class Appliance:
         """Give the node what is published."""
         self.box.node_configure(PUBLISHED)
 
+    def logged(self, name: str) -> None:
+        """Until the journal has the edge's log of all that clients have got from a mirror: podman hands it on."""
+        mark = f"/v2/?{time.monotonic_ns()}"
+        self.curl(name, mark)
+        log = ["journalctl", "-b", "-n", "100", "-o", "cat", f"CONTAINER_NAME=mirror-{name}-edge"]
+        self.wait(lambda: mark in self.box.exec(*log).stdout, 10, "what the edge has logged")
+
     def curl(self, name: str, path: str, *options: str) -> str:
         """One request of the node to a mirror, with all that a client checks; fails with its HTTP status."""
         return self.box.node(*self.curl_command(name), "--fail", *options, f"https://{name}.mirror.lan{path}").stdout
@@ -275,16 +294,25 @@ class Appliance:
     def pull(self, image: str) -> None:
         self.box.node("podman", "pull", "--quiet", image)
 
-    def received(self, source: str) -> int:
-        """Bytes of payload that came from an upstream since boot.
+    # --- the upstreams
 
-        The router counts packets of IP: their headers are taken off, for on a busy machine packets are smaller and
-        headers more (up to 3.5 %).
-        """
-        time.sleep(0.2)  # for the last packets of closed connections
-        listing = json.loads(self.box.gw("nft", "--json", "list", "counter", "ip", "router", f"{source}-rx").stdout)
-        counter = next(entry["counter"] for entry in listing["nftables"] if "counter" in entry)
-        return int(counter["bytes"]) - HEADERS * int(counter["packets"])
+    def received(self, source: str) -> int:
+        """Bytes of payload that came from an upstream since boot."""
+        return self.box.received(source)
+
+    def asked(self, source: str, since: str) -> list[str]:
+        """METHOD PATH of each request that an upstream got after a cursor, by its own log."""
+        said = self.box.journal("-o", "cat", f"--after-cursor={since}", "-u", f"box-upstream@{upstream(source).name}")
+        return re.findall(r'"((?:GET|HEAD) /\S*)', said)
+
+    @contextmanager
+    def not_asked(self, *sources: str) -> Iterator[None]:
+        """While the block runs, these upstreams get no request, and send nothing."""
+        since, before = self.cursor(), {source: self.received(source) for source in sources}
+        yield
+        assert {source: self.asked(source, since) for source in sources} == {source: [] for source in sources}
+        grown = {source: self.received(source) - before[source] for source in sources}
+        assert max(grown.values()) < GOODBYES, grown
 
 
 def parts(image: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -297,18 +325,21 @@ def weight(image: Mapping[str, Any]) -> int:
     return sum(int(blob["size"]) for blob in parts(image))
 
 
-# A client that reads slowly until it is told to hurry, so that the download lies around what a test does.
+# A client that reads slowly until it is told to hurry, so that the download lies around what a test does: the slower,
+# the less is left, so that it does not end by itself however long that takes.
 _SLOW_CLIENT = """
 import hashlib, os, ssl, sys, time, urllib.request
 url, trust, go, rate = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
-answer = urllib.request.urlopen(url, context=ssl.create_default_context(cafile=trust), timeout=60)
-digest, size = hashlib.sha256(), 0
+context = ssl.create_default_context(cafile=trust)
+context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # by_hand.py has openssl's own idea of certificates
+answer = urllib.request.urlopen(url, context=context, timeout=60)
+digest, size, total = hashlib.sha256(), 0, int(answer.headers["Content-Length"])
 while piece := answer.read(65536):
     digest.update(piece)
     size += len(piece)
     print(size, flush=True)
     if not os.path.exists(go):
-        time.sleep(65536 / rate)
+        time.sleep(min(65536 / rate * total / max(total - size, 1), 5))
 print(digest.hexdigest(), flush=True)
 """
 
@@ -319,14 +350,40 @@ class SlowPull:
 
     appliance: Appliance
     work: str  # a folder of the node
+    digest: str
 
     def size(self) -> int:
         """Bytes that have come so far."""
         said = self.appliance.box.node("cat", f"{self.work}/out").stdout.split()
         return int(said[-1]) if said and len(said[-1]) < 64 else 0
 
-    def finished(self) -> bool:
+    def begun(self) -> None:
+        """Wait for the first bytes."""
+        self.appliance.wait(lambda: self.size() > 0, 15, "the first bytes of the slow pull")
+
+    def finish(self) -> None:
+        """The rest of it, at once: it must be whole, and in one go."""
+        box = self.appliance.box
+        assert not self._finished(), "the slow pull was over too soon: it proved nothing"
+        box.node("touch", f"{self.work}/go")
+        self.appliance.wait(self._finished, 30, "the end of the slow pull")
+        last = f"cd {self.work}; tail -n1 out; cat err code"
+        said = box.node("sh", "-c", last).stdout.split("\n")
+        assert (f"sha256:{said[0]}", said[-2]) == (self.digest, "0"), said
+
+    def _finished(self) -> bool:
         return bool(self.appliance.box.node("cat", f"{self.work}/code", check=False).stdout)
+
+
+def begin_slowly(appliance: Appliance, name: str, repository: str, digest: str, *, rate: int = 250_000) -> SlowPull:
+    """Let a blob come slowly through a mirror."""
+    box = appliance.box
+    work = box.node("mktemp", "-d").stdout.strip()
+    url = f"https://{name}.mirror.lan/v2/{repository}/blobs/{digest}"
+    trust = f"/etc/containers/certs.d/{name}.mirror.lan/ca.crt"
+    client = shlex.join(["python3", "-c", _SLOW_CLIENT, url, trust, f"{work}/go", str(rate)])
+    box.node("sh", "-c", f"({client} > {work}/out 2> {work}/err; echo $? > {work}/code) >/dev/null 2>&1 &")
+    return SlowPull(appliance, work, digest)
 
 
 @contextmanager
@@ -334,20 +391,10 @@ def slow_pull(
     appliance: Appliance, name: str, repository: str, digest: str, *, rate: int = 250_000
 ) -> Iterator[SlowPull]:
     """A blob comes slowly through a mirror while the block runs; afterwards it must be whole, in one go."""
-    box = appliance.box
-    work = box.node("mktemp", "-d").stdout.strip()
-    url = f"https://{name}.mirror.lan/v2/{repository}/blobs/{digest}"
-    trust = f"/etc/containers/certs.d/{name}.mirror.lan/ca.crt"
-    client = shlex.join(["python3", "-c", _SLOW_CLIENT, url, trust, f"{work}/go", str(rate)])
-    box.node("sh", "-c", f"({client} > {work}/out 2> {work}/err; echo $? > {work}/code) >/dev/null 2>&1 &")
-    pull = SlowPull(appliance, work)
-    appliance.wait(lambda: pull.size() > 0, 15, "the first bytes of the slow pull")
+    pull = begin_slowly(appliance, name, repository, digest, rate=rate)
+    pull.begun()
     yield pull
-    assert not pull.finished(), "the slow pull was over too soon: it proved nothing"
-    box.node("touch", f"{work}/go")
-    appliance.wait(pull.finished, 30, "the end of the slow pull")
-    said = box.node("sh", "-c", f"tail -n1 {work}/out; cat {work}/err {work}/code").stdout.split("\n")
-    assert (f"sha256:{said[0]}", said[-2]) == (digest, "0"), said
+    pull.finish()
 
 
 def sha256(text: str) -> str:

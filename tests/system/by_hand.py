@@ -71,6 +71,29 @@ ln -sfn "g-$4" "$g/../current"
 """
 
 
+# As often as it takes, for a minute.
+_UNTIL = """
+end=$(($(date +%s) + 60))
+until_true() {
+    until "$@"; do
+        [ $(date +%s) -lt $end ] || { echo "not within a minute: $*" >&2; exit 1; }
+        sleep 0.1
+    done
+}
+"""
+_EDGE = """
+for address; do until_true curl -sk -o /dev/null -m 2 https://$address/v2/; done
+"""
+# from inside the pod, where it listens; the namespace is that of the container that runs now
+_REGISTRY = """
+answers() {
+    pid=$(podman container inspect --format '{{.State.Pid}}' mirror-$1-registry 2>/dev/null) && [ "$pid" != 0 ] &&
+        nsenter --net --target $pid curl -s -o /dev/null -m 2 http://127.0.0.1:5000/v2/ 2>/dev/null
+}
+for name; do until_true answers $name; done
+"""
+
+
 @dataclass(frozen=True)
 class Handmade:
     """One mirror."""
@@ -111,16 +134,21 @@ def certify(box: Box, mirror: Handmade, serial: int) -> None:
 
 
 def start(box: Box, mirrors: Sequence[Handmade]) -> None:
-    """Start pods and wait until every edge answers from the LAN."""
+    """Start pods and wait until they serve."""
     box.exec("systemctl", "start", *(f"mirror-{mirror.name}-pod.service" for mirror in mirrors))
-    for mirror in mirrors:
-        wait_for(box, mirror)
+    wait_for(box, *mirrors)
 
 
-def wait_for(box: Box, mirror: Handmade, seconds: int = 20) -> None:
-    """Wait until a mirror's edge answers the node."""
-    curl = f"curl -sk -o /dev/null -m 1 https://{mirror.address}/v2/"
-    box.node("sh", "-c", f"i=0; until {curl}; do i=$((i+1)); [ $i -lt {seconds * 10} ] || exit 1; sleep 0.1; done")
+def wait_for(box: Box, *mirrors: Handmade) -> None:
+    """Until every edge answers the node, and its registry the edge: a minute at most."""
+    box.node("sh", "-c", _UNTIL + _EDGE, "edges", *(mirror.address for mirror in mirrors))
+    box.exec("sh", "-c", _UNTIL + _REGISTRY, "registries", *(mirror.name for mirror in mirrors))
+
+
+def process(box: Box, container: str) -> str:
+    """The main process of a container; "" where none runs.  Another number is another start."""
+    said = box.exec("podman", "container", "inspect", "--format", "{{.State.Pid}}", container, check=False).stdout
+    return "" if said == "0\n" else said.strip()
 
 
 def publish(box: Box, mirrors: Sequence[Handmade]) -> None:

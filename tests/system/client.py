@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,9 @@ ACCEPT = ", ".join(
         "docker.distribution.manifest.v2",
     )
 )
+MINUTE = 60.0  # seconds
+TURNS = 3
+_BREAKER = 21  # seconds: fail_timeout of quadlets/nginx.conf, and one more
 _HOLE = """
 table ip hole {
   chain forward { type filter hook forward priority 0; oifname wan drop; iifname wan drop; }
@@ -57,6 +61,42 @@ class Answer:
         return str(json.loads(self.body)["errors"][0]["code"])
 
 
+def until(condition: Callable[[], object], what: str, seconds: float = MINUTE) -> None:
+    """Wait until it is true; the assertion says what was waited for."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+        time.sleep(0.1)
+
+
+class TooSlow(AssertionError):
+    """An answer took longer than it may."""
+
+
+def soon(answer: Answer, seconds: float) -> None:
+    """What came, came in time.  Raises TooSlow."""
+    if answer.seconds >= seconds:
+        raise TooSlow(f"{answer.seconds:.3f} s, and {seconds} s are promised")
+
+
+def patiently(scenario: Callable[[int], None]) -> None:
+    """A promise with a time in it, kept in one of three turns: a machine with other things to do stands still at times.
+
+    What is wrong for another reason fails at once.  A mirror that waits too long does so in each turn: between them
+    passes what the edge remembers of an upstream that was late (20 s).
+    """
+    for turn in range(TURNS):
+        try:
+            scenario(turn)
+        except TooSlow as slow:
+            print(f"\nturn {turn}: {slow}")
+            if turn == TURNS - 1:
+                raise
+            time.sleep(_BREAKER)
+        else:
+            break
+
+
 def ask(box: Box, mirror: Handmade, path: str, *options: str, patience: int = 40) -> Answer:
     """One request from the node, by name, with TLS verified against the mirror's CA."""
     # not %{json}: while DNS does not answer, curl needs four seconds to write it
@@ -84,9 +124,21 @@ def blob_sum(box: Box, mirror: Handmade, repository: str, digest: str, *options:
     return box.node("bash", "-c", script, "sum", trust, *options, url).stdout.split()[0]
 
 
-def received(box: Box, source: str) -> int:
-    """Bytes that have come from one upstream."""
-    return box.bytes()[source].rx
+def log(box: Box, mirror: Handmade, text: str) -> list[dict[str, Any]]:
+    """The edge's lines of requests with this in their path, as far as podman has handed them on."""
+    said = box.journal("-b", "-o", "cat", f"CONTAINER_NAME=mirror-{mirror.name}-edge")
+    lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    return [line for line in lines if text in line["uri"]]
+
+
+def late(box: Box, mirror: Handmade, repository: str, requests: int) -> bool:
+    """Was the upstream late for one of these requests, by the edge's log?  It waits for 0.8 s, then not for 20 s."""
+
+    def lines() -> list[dict[str, Any]]:
+        return log(box, mirror, f"/v2/{repository}/")
+
+    until(lambda: len(lines()) >= requests, "the edge's log")
+    return any(line["up_status"][:3] in ("504", "502") for line in lines())
 
 
 def layers(image: dict[str, Any]) -> list[dict[str, Any]]:
@@ -109,8 +161,10 @@ def cold_pull(box: Box, reference: str, folder: str) -> None:
 def throttled(box: Box, rate: str) -> Iterator[None]:
     """Make the internet slow, so that downloads really overlap."""
     box.inet("tc", "qdisc", "add", "dev", "wan", "root", "tbf", "rate", rate, "burst", "128k", "latency", "200ms")
-    yield
-    box.inet("tc", "qdisc", "del", "dev", "wan", "root")
+    try:
+        yield
+    finally:
+        box.inet("tc", "qdisc", "del", "dev", "wan", "root")
 
 
 def black_hole(box: Box) -> None:

@@ -99,7 +99,8 @@ def told(pair: Appliance) -> dict[str, Any]:
     for mistake in MISTAKES:
         script = f"umask 022; set -- '/root/bad/{mistake.file}'; {mistake.make}"
         pair.box.exec("bash", "-c", script, input=mistake.content)
-    pair.sh(f"cp -a /root/bad/. {DEFINITIONS}/")
+    # whole, each: a moment with other owners and modes would be another mistake, or none
+    pair.sh(f"cp -a /root/bad /root/whole; mv /root/whole/* {DEFINITIONS}/")
     pair.settle()
     found = {
         "journal": pair.journal("PRIORITY=3", since=since),

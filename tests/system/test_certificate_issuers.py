@@ -51,10 +51,14 @@ END
 systemd-run --quiet --unit=test-named -p NetworkNamespacePath=/run/netns/inet named -f -c /run/acme/named.conf -u root
 systemd-run --quiet --unit=test-pebble -p NetworkNamespacePath=/run/netns/inet -E PEBBLE_VA_NOSLEEP=1 \
     pebble -config /run/acme/pebble.json -dnsserver 198.51.100.20:53
-for i in $(seq 100); do
+named_answers() { python3 -c '
+import dns.message, dns.query
+answer = dns.query.tcp(dns.message.make_query("mirror.lan", "SOA"), "198.51.100.20", timeout=2)
+raise SystemExit(not answer.answer)' 2>/dev/null; }
+for i in $(seq 200); do
     curl -sf https://auth.docker.io:15000/roots/0 > root.crt && curl -sf https://auth.docker.io:14000/dir >/dev/null &&
-        exit 0
-    sleep 0.1
+        named_answers && exit 0
+    sleep 0.3
 done
 journalctl -b -n 20 -u test-named -u test-pebble >&2; exit 1
 """
@@ -225,7 +229,7 @@ def ask(appliance: Appliance, way: str) -> str:
     assert "Pebble" in shown(appliance)
     appliance.serving("quay")
     assert verified(appliance)
-    return appliance.sh("journalctl -b -o cat -u test-named")
+    return appliance.box.journal("-b", "-o", "cat", "-u", "test-named")
 
 
 def test_acme_by_updates_of_a_name_server(server: Appliance) -> None:

@@ -114,8 +114,10 @@ def slow_to_stop(appliance: Appliance, unit: str) -> Iterator[None]:
     appliance.sh(
         f"mkdir -p {folder}; printf '[Service]\\nExecStop=sleep 4\\n' > {folder}/slow.conf; systemctl daemon-reload"
     )
-    yield
-    appliance.sh(f"rm -r {folder}; systemctl daemon-reload")
+    try:
+        yield
+    finally:
+        appliance.sh(f"rm -r {folder}; systemctl daemon-reload")
 
 
 def shown_at(appliance: Appliance, address: str) -> str:
@@ -165,7 +167,8 @@ def test_another_remote_restarts_its_registry_only(four: Appliance, large: str) 
         four.serving(*FIVE)
     changed = {unit for unit, start in four.starts("quay").items() if before[unit] != start}
     assert changed == {"mirror-quay-registry.service"}
-    four.pull("quay.io/only/there:1")
+    pull = ("podman", "pull", "--quiet", "quay.io/only/there:1")
+    four.wait(lambda: four.box.node(*pull, check=False).returncode == 0, 20, "a pull, by a registry that was restarted")
 
 
 def test_removing_one_keeps_what_it_had_and_it_comes_back_with_it(four: Appliance, large: str) -> None:

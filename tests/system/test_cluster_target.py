@@ -19,6 +19,7 @@ ADMIN = "the-admins-token"
 CONFIG = "/apis/config.openshift.io/v1"
 IDMS, ITMS = (f"{CONFIG}/image{kind}mirrorsets/mirror-agent-mirror-lan" for kind in ("digest", "tag"))
 POOLS = "/apis/machineconfiguration.openshift.io/v1/machineconfigpools"
+KINDS = (f"{CONFIG}/imagedigestmirrorsets", f"{CONFIG}/imagetagmirrorsets", f"{CONFIG}/images", POOLS)
 TABLE = '[publish.cluster]\nkubeconfig = "/etc/mirror-agent/kubeconfig"\n'
 ETCD = """
 cd /srv/cluster
@@ -62,10 +63,25 @@ class Cluster:
 
     def call(self, verb: str, path: str, body: object = None, kind: str = "application/json") -> Any:
         """The answer; None for one that is none of success."""
-        argv = ["curl", "-sfk", "-X", verb, "-H", f"Authorization: Bearer {ADMIN}", f"https://127.0.0.1:6443{path}"]
+        argv = [
+            "curl",
+            "-sfk",
+            "-m",
+            "30",
+            "-X",
+            verb,
+            "-H",
+            f"Authorization: Bearer {ADMIN}",
+            f"https://127.0.0.1:6443{path}",
+        ]
         sends = ["-H", f"Content-Type: {kind}", "--data-binary", "@-"] if body else []
         said = self.box.exec(*argv, *sends, check=False, input=json.dumps(body) if body else None)
         return json.loads(said.stdout) if said.returncode == 0 and said.stdout.startswith("{") else None
+
+    def is_ready(self) -> bool:
+        """It has started, with all that it does at its start."""
+        ready = ("curl", "-sfk", "-m", "5", "-H", f"Authorization: Bearer {ADMIN}", "https://127.0.0.1:6443/readyz")
+        return self.box.exec(*ready, check=False).stdout == "ok"
 
     def apply(self, text: str) -> None:
         """Each document of a YAML text, as `oc apply --server-side` does it."""
@@ -95,13 +111,15 @@ def cluster(appliance: Appliance) -> Iterator[Cluster]:
         shutil.copytree(stages.TOOLS.path / PYTHON, outside / "libraries", symlinks=True)
         appliance.sh(f"mkdir -p /srv/cluster && cp {inside}/kube-apiserver {inside}/etcd /srv/cluster/")
         appliance.add_libraries(f"{inside}/libraries")
-    appliance.sh(ETCD.format(admin=ADMIN) + API)
-    appliance.wait(lambda: cluster.call("GET", "/api/v1/namespaces"), 30, "the API server")
+    appliance.sh(ETCD.format(admin=ADMIN))
+    appliance.wait(lambda: appliance.sh("curl -sf http://127.0.0.1:2379/health", check=False), 20, "etcd")
+    appliance.sh(API)
+    appliance.wait(cluster.is_ready, 30, "the API server")
     for file in sorted((stages.REPO / "tests/cluster/crds").glob("*.yaml")):
         cluster.apply(file.read_text())
-    cluster.call("POST", "/api/v1/namespaces", {"metadata": {"name": "openshift-config"}})
+    assert cluster.call("POST", "/api/v1/namespaces", {"metadata": {"name": "openshift-config"}})
     cluster.apply(appliance.sh(f"cat {appliance.share}/doc/mirror-agent/rbac.yaml"))
-    appliance.wait(lambda: cluster.call("GET", POOLS), 20, "the kinds")
+    appliance.wait(lambda: all(cluster.call("GET", kind) for kind in KINDS), 20, "the kinds")
     head = {"apiVersion": "config.openshift.io/v1", "kind": "Image", "metadata": {"name": "cluster"}}
     assert cluster.call("POST", f"{CONFIG}/images", {**head, "spec": {}})
     authority = base64.b64encode(appliance.sh("cat /srv/cluster/tls/apiserver.crt").encode()).decode()
@@ -154,7 +172,8 @@ def test_edits_by_others_last_seconds(appliance: Appliance, cluster: Cluster) ->
     since = appliance.cursor()
     for path in (ITMS, IDMS, ITMS):
         assert cluster.call("DELETE", path)
-        appliance.wait(partial(is_there, cluster, path), 5, "it is back")
+        # by the event: the look without one comes a minute after the one before, which was the last edit's
+        appliance.wait(partial(is_there, cluster, path), 5, "it is back", least=30)
     assert "is begun anew" not in "\n".join(line["MESSAGE"] for line in appliance.journal(since=since))
 
 

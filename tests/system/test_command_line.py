@@ -38,6 +38,7 @@ def test_init_finds_the_lan_and_writes_settings_that_work(appliance: Appliance) 
 
 def test_one_upstream_s_story_has_what_its_pod_says(five: Appliance) -> None:
     five.pull(f"quay.io/{APP}:1.0")
+    five.logged("quay")
     lines = five.box.exec("journalctl", "-b", "-o", "json", "UPSTREAM=quay.io").stdout.splitlines()
     story = [json.loads(line) for line in lines]
     assert {line["UPSTREAM"] for line in story} == {"quay.io"}
@@ -251,9 +252,9 @@ def test_broken_settings_are_explained(five: Appliance) -> None:
 def test_an_address_that_is_taken_is_explained_with_the_mirror_s_name(five: Appliance) -> None:
     since = five.cursor()
     five.define("taken", 'source = "taken.example"\nremote = "https://quay.io"\naddress = "10.0.0.50"\n')
-    five.box.exec("ip", "address", "add", "10.0.0.50/32", "dev", "lan0", where="gw")
+    for address in ("10.0.0.50/32", "10.0.0.51/32"):
+        five.box.gw("ip", "address", "add", address, "dev", "lan0")
     five.define("taken", 'source = "taken.example"\nremote = "https://quay.io"\naddress = "10.0.0.51"\n')
-    five.box.exec("ip", "address", "add", "10.0.0.51/32", "dev", "lan0", where="gw")
     five.until_said("10.0.0.51: is taken by", since)
     assert "Subject: The address of mirror taken is taken by another machine" in explained(five, since, "MIRROR=taken")
     five.remove("taken")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from appliance import DEFINITIONS, FIVE, PUBLISHED, STATE, UNITS, Appliance, slow_pull
+from appliance import DEFINITIONS, FIVE, PUBLISHED, STATE, STATUS, UNITS, Appliance, slow_pull
 
 APP = "demo/app"
 PLACED = 'source = "gcr.io"\naddress = "10.0.0.57"\n'
@@ -29,15 +29,29 @@ FIRST = (
     "start-units announce-address prove-mirror publish"
 )
 
-# Starts the agent and kills it at its first line about a step; says whether there was one. Without: after 4 s.
-_KILL = """
+# Starts the agent and kills it at its first line about a step; says whether there was one. Without: when there is
+# nothing left to do, by two reloads (see settle()) and its status.
+_KILL = r"""
+journalctl --sync
 cursor=$(journalctl -n0 --show-cursor | sed -n 's/^-- cursor: //p')
 systemctl reset-failed mirror-agent
 systemctl restart mirror-agent
-follow() { timeout 6 journalctl -f -t mirror-agent -o cat --after-cursor="$cursor" ACTION="$1"; }
-read -r -t 4 line < <(follow "$1") && echo "$1"
+follow() { exec timeout 90 journalctl -f -t mirror-agent -o cat --after-cursor="$cursor" ACTION="$1"; }
+rm -f /run/settled
+(systemctl reload mirror-agent && systemctl reload mirror-agent && touch /run/settled) >/dev/null 2>&1 &
+settled() {
+    [ -e /run/settled ] && grep -q '"publication": "up to date"' $STATUS &&
+        ! grep -qE '"state": "(starting|preparing)"' $STATUS
+}
+exec 3< <(follow "$1" 2>/dev/null)
+follower=$!
+while [ $SECONDS -lt 60 ]; do
+    if read -r -t 0.2 line <&3; then echo "$1"; break; fi
+    ! settled || break
+done
 main=$(systemctl show --value -p MainPID mirror-agent)
 systemctl kill -s KILL mirror-agent
+kill $follower
 # until systemd has seen it: what is asked of the unit before is asked of the one that is dying
 while [ "$(systemctl show --value -p MainPID mirror-agent)" = "$main" ]; do sleep 0.05; done
 """
@@ -45,7 +59,8 @@ while [ "$(systemctl show --value -p MainPID mirror-agent)" = "$main" ]; do slee
 
 def kill_at(appliance: Appliance, steps: str) -> set[str]:
     """Start the agent for each step anew, and kill it in the middle of that; the steps that were hit."""
-    return {appliance.box.exec("bash", "-c", _KILL, "kill", step).stdout.strip() for step in steps.split()} - {""}
+    script = f"STATUS={STATUS}\n{_KILL}"
+    return {appliance.box.exec("bash", "-c", script, "kill", step).stdout.strip() for step in steps.split()} - {""}
 
 
 def edit(appliance: Appliance, script: str) -> None:

@@ -13,13 +13,31 @@ from typing import Any
 import pytest
 
 import by_hand
+from appliance import Appliance, begin_slowly
 from box import Box
 from box.topology import TOKEN_ADDRESS
 from by_hand import CACHE, DOCKER, QUAY, STATE, Handmade
-from client import ask, black_hole, blob_sum, cold_pull, layers, manifest, mirrored, received, throttled, weight
+from client import (
+    MINUTE,
+    TooSlow,
+    ask,
+    black_hole,
+    blob_sum,
+    cold_pull,
+    late,
+    layers,
+    manifest,
+    mirrored,
+    patiently,
+    soon,
+    throttled,
+    until,
+    weight,
+)
 
 APP = "demo/app"  # on every upstream
 MB = 1_000_000
+OLD = 3.1  # seconds after which DOCKER has to ask: fresh is 2, and nginx counts whole ones
 _NO_TOKENS = f"""table ip no_tokens {{{{
   chain forward {{{{ type filter hook forward priority 0; ip daddr {TOKEN_ADDRESS} tcp dport 443 {{}}; }}}}
 }}}}
@@ -39,8 +57,7 @@ def connected(box: Box) -> Iterator[None]:
     box.gw("nft", "delete", "table", "ip", "hole", check=False)
     box.inet("tc", "qdisc", "del", "dev", "wan", "root", check=False)
     box.mend_internet()
-    for mirror in (QUAY, DOCKER):
-        by_hand.wait_for(box, mirror)
+    by_hand.wait_for(box, QUAY, DOCKER)
 
 
 def cut(box: Box, how: str) -> None:
@@ -67,26 +84,26 @@ def test_a_node_pulls_by_tag_and_by_digest(box: Box, mirror: Handmade) -> None:
 
 def test_one_cold_client_costs_the_image_once(box: Box) -> None:
     image = box.push("quay.io", "once/app:1", layer_sizes=(20 * MB, 5 * MB))
-    before = received(box, "quay.io")
+    before = box.received("quay.io")
     cold_pull(box, "quay.io/once/app:1", "once")
-    assert weight(image) <= received(box, "quay.io") - before < weight(image) * 1.02
+    assert weight(image) <= box.received("quay.io") - before < weight(image) * 1.02
 
 
 def test_six_cold_clients_cost_the_image_once(box: Box) -> None:
     image = box.push("quay.io", "six/app:1", layer_sizes=(25 * MB, 10 * MB, 5 * MB))
-    before = received(box, "quay.io")
+    before = box.received("quay.io")
     with throttled(box, "100mbit"), ThreadPoolExecutor(6) as clients:
         list(clients.map(lambda n: cold_pull(box, "quay.io/six/app:1", f"six{n}"), range(6)))
-    assert weight(image) <= received(box, "quay.io") - before < weight(image) * 1.02
+    assert weight(image) <= box.received("quay.io") - before < weight(image) * 1.02
 
 
 def test_a_blob_of_two_repositories_crosses_once(box: Box) -> None:
     image = box.push("quay.io", "first/app:1", layer_sizes=(10 * MB,))
     box.inet("skopeo", "copy", "--quiet", "docker://quay.io/first/app:1", "docker://quay.io/second/app:1")
     cold_pull(box, "quay.io/first/app:1", "shared")
-    before = received(box, "quay.io")
+    before = box.received("quay.io")
     cold_pull(box, "quay.io/second/app:1", "shared")
-    assert received(box, "quay.io") - before < weight(image) * 0.02
+    assert box.received("quay.io") - before < weight(image) * 0.02
 
 
 def test_a_part_of_a_blob(box: Box) -> None:
@@ -102,12 +119,20 @@ def test_a_part_of_a_blob(box: Box) -> None:
 
 
 def test_a_moved_tag_is_seen_after_its_time(box: Box) -> None:
-    """DOCKER has fresh = 2 (by_hand.py): the very next pull has it."""
-    old = box.push("docker.io", "moving/app:1", layer_sizes=(1000,))
-    assert manifest(box, DOCKER, "moving/app", "1").headers["docker-content-digest"] == old["digest"]
-    new = box.push("docker.io", "moving/app:1", layer_sizes=(1000,), seed=1)
-    time.sleep(2.2)
-    assert manifest(box, DOCKER, "moving/app", "1").headers["docker-content-digest"] == new["digest"]
+    """DOCKER has fresh = 2 (by_hand.py): the very next pull has it, when its upstream answers within 0.8 s."""
+
+    def moves(turn: int) -> None:
+        name = f"moving/app{turn}"
+        old = box.push("docker.io", f"{name}:1", layer_sizes=(1000,))
+        assert manifest(box, DOCKER, name, "1").headers["docker-content-digest"] == old["digest"]
+        new = box.push("docker.io", f"{name}:1", layer_sizes=(1000,), seed=1)
+        time.sleep(OLD)
+        answer = manifest(box, DOCKER, name, "1")
+        if answer.headers["docker-content-digest"] == old["digest"] and late(box, DOCKER, name, 2):
+            raise TooSlow("the upstream")
+        assert answer.headers["docker-content-digest"] == new["digest"]
+
+    patiently(moves)
 
 
 # --- what it refuses
@@ -156,7 +181,7 @@ def test_a_path_leads_nowhere_else(box: Box) -> None:
 
 @pytest.mark.parametrize("port", [5000, 8081, 8082])
 def test_inner_ports_are_not_on_the_lan(box: Box, port: int) -> None:
-    tried = box.node("curl", "-s", "-m", "2", f"http://{QUAY.address}:{port}/", check=False)
+    tried = box.node("curl", "-s", "-m", "20", f"http://{QUAY.address}:{port}/", check=False)
     assert tried.returncode == 7  # refused
 
 
@@ -167,22 +192,28 @@ def test_inner_ports_are_not_on_the_lan(box: Box, port: int) -> None:
 def test_what_is_cached_is_served_while_the_internet_is_away(box: Box, how: str) -> None:
     image = box.push("docker.io", "library/cut:1", layer_sizes=(2 * MB,))
     cold_pull(box, "docker.io/library/cut:1", "cut")
-    time.sleep(2.5)  # DOCKER's tags are old after 2 s: it has to ask
+    time.sleep(OLD)
     cut(box, how)
-    digest = manifest(box, DOCKER, "library/cut", image["digest"])
-    assert digest.status == 200
-    assert digest.seconds < 1
+
+    def by_digest(_: int) -> None:
+        digest = manifest(box, DOCKER, "library/cut", image["digest"])
+        assert digest.status == 200
+        soon(digest, 1)
+
+    def by_tag(_: int) -> None:
+        answers = [manifest(box, DOCKER, "library/cut", "1") for _ in range(5)]
+        assert {answer.status for answer in answers} == {200}
+        assert {answer.headers["docker-content-digest"] for answer in answers} == {image["digest"]}
+        times = sorted(answer.seconds for answer in answers)
+        print(f"\n{how}: stale tag {' '.join(f'{seconds:.3f}' for seconds in times)} s")
+        # one asks, at most every 20 s, and gives up after 0.8 s (the edge's breaker)
+        if times[-1] >= 1.5 or times[-2] >= 1:
+            raise TooSlow(str(times))
+
+    patiently(by_digest)
     for blob in layers(image):
         assert blob_sum(box, DOCKER, "library/cut", blob["digest"]) == blob["digest"].removeprefix("sha256:")
-    times = []
-    for _ in range(5):
-        answer = manifest(box, DOCKER, "library/cut", "1")
-        assert answer.status == 200
-        assert answer.headers["docker-content-digest"] == image["digest"]
-        times.append(answer.seconds)
-    print(f"\n{how}: stale tag {' '.join(f'{seconds:.3f}' for seconds in times)} s")
-    assert max(times) < 1.5  # one asks, at most every 20 s, and gives up after 0.8 s (the edge's breaker)
-    assert sorted(times)[-2] < 1
+    patiently(by_tag)
 
 
 @pytest.mark.parametrize("how", ["reject with tcp reset", "drop"])
@@ -191,21 +222,26 @@ def test_what_is_cached_is_served_while_the_token_service_is_away(box: Box, how:
     name = f"library/token-{how.split()[0]}"
     image = box.push("docker.io", f"{name}:1", layer_sizes=(1000,))
     cold_pull(box, f"docker.io/{name}:1", "token")
-    time.sleep(2.5)
+    time.sleep(OLD)
     box.gw("nft", "-f", "-", input=_NO_TOKENS.format(how))
-    try:
-        box.exec("systemctl", "restart", "mirror-docker-registry")
-        deadline = time.monotonic() + 10
-        while manifest(box, DOCKER, name, image["digest"]).status != 200:  # it has not opened its port yet
-            assert time.monotonic() < deadline
+
+    def cached(_: int) -> None:
         for reference in ("1", image["digest"], "1"):
             answer = manifest(box, DOCKER, name, reference)
             assert (answer.status, answer.headers["docker-content-digest"]) == (200, image["digest"])
-            assert answer.seconds < 1.5
-        cold_pull(box, f"docker.io/{name}:1", "token")
-        absent = ask(box, DOCKER, f"/v2/{name}/blobs/sha256:{'2' * 64}")
+            soon(answer, 1.5)
+
+    def uncached(turn: int) -> None:
+        absent = ask(box, DOCKER, f"/v2/{name}/blobs/sha256:{turn}{'2' * 63}")
         assert (absent.status, absent.error) == (503, "UNAVAILABLE")
-        assert absent.seconds < 30
+        soon(absent, 30)
+
+    try:
+        box.exec("systemctl", "restart", "mirror-docker-registry")
+        by_hand.wait_for(box, DOCKER)
+        patiently(cached)
+        cold_pull(box, f"docker.io/{name}:1", "token")
+        patiently(uncached)
     finally:
         box.gw("nft", "delete", "table", "ip", "no_tokens")
 
@@ -214,13 +250,17 @@ def test_what_is_cached_is_served_while_the_token_service_is_away(box: Box, how:
 def test_what_is_not_cached_fails_in_time(box: Box, how: str) -> None:
     """containerd waits for 30 s."""
     cut(box, how)
-    tag = manifest(box, QUAY, f"absent/{how.replace(' ', '-')}", "1")
-    blob = ask(box, QUAY, f"/v2/absent/app/blobs/sha256:{'1' * 64}")
-    print(f"\n{how}: tag {tag.status} {tag.seconds:.1f} s, blob {blob.status} {blob.seconds:.1f} s")
-    assert tag.status in (404, 503)
-    assert tag.error in ("MANIFEST_UNKNOWN", "UNAVAILABLE")
-    assert tag.seconds < 30
-    assert blob.error in ("BLOB_UNKNOWN", "UNAVAILABLE")
+
+    def both(turn: int) -> None:
+        tag = manifest(box, QUAY, f"absent/{how.replace(' ', '-')}{turn}", "1")
+        blob = ask(box, QUAY, f"/v2/absent/app/blobs/sha256:{turn}{'1' * 63}")
+        print(f"\n{how}: tag {tag.status} {tag.seconds:.1f} s, blob {blob.status} {blob.seconds:.1f} s")
+        assert tag.status in (404, 503)
+        assert tag.error in ("MANIFEST_UNKNOWN", "UNAVAILABLE")
+        assert blob.error in ("BLOB_UNKNOWN", "UNAVAILABLE")
+        soon(tag, 30)
+
+    patiently(both)
 
 
 def test_it_recovers_by_itself(box: Box) -> None:
@@ -228,11 +268,8 @@ def test_it_recovers_by_itself(box: Box) -> None:
     black_hole(box)
     assert manifest(box, QUAY, "later/app", "1").status != 200
     box.gw("nft", "delete", "table", "ip", "hole")
-    deadline = time.monotonic() + 45
-    while (answer := manifest(box, QUAY, "later/app", "1")).status != 200:
-        assert time.monotonic() < deadline
-        time.sleep(1)
-    assert answer.headers["docker-content-digest"] == image["digest"]
+    until(lambda: manifest(box, QUAY, "later/app", "1").status == 200, "it recovers", seconds=90)
+    assert manifest(box, QUAY, "later/app", "1").headers["docker-content-digest"] == image["digest"]
 
 
 @pytest.mark.parametrize("how", ["link down", "black hole"])
@@ -267,14 +304,18 @@ def warm(box: Box, repository: str) -> tuple[str, dict[str, Any]]:
 
 def serves_all(box: Box, image: tuple[str, dict[str, Any]], tag_within: float) -> None:
     repository, content = image
-    by_digest = manifest(box, QUAY, repository, content["digest"])
-    assert by_digest.status == 200
-    assert by_digest.seconds < 1
-    by_tag = manifest(box, QUAY, repository, "1")
-    print(f"\ntag after a restart: {by_tag.status} {by_tag.seconds:.3f} s")
-    assert by_tag.status == 200
-    assert by_tag.headers["docker-content-digest"] == content["digest"]
-    assert by_tag.seconds < tag_within
+
+    def both(_: int) -> None:
+        by_digest = manifest(box, QUAY, repository, content["digest"])
+        assert by_digest.status == 200
+        by_tag = manifest(box, QUAY, repository, "1")
+        print(f"\ntag after a restart: {by_tag.status} {by_tag.seconds:.3f} s")
+        assert by_tag.status == 200
+        assert by_tag.headers["docker-content-digest"] == content["digest"]
+        soon(by_digest, 1)
+        soon(by_tag, tag_within)
+
+    patiently(both)
     cold_pull(box, f"quay.io/{repository}:1", "again")
 
 
@@ -286,10 +327,11 @@ def test_a_list_of_tags_is_what_is_known(box: Box) -> None:
     cut(box, "link down")
     assert tags_within(box, 90, 503) == ["2"]  # the first who asks may not wait for as long as the registry tries
     box.mend_internet()
-    time.sleep(60)  # QUAY's answers are fresh for a minute
-    assert tags_within(box, 30, 200) in (["2"], ["1", "2", "3"])  # the old one, while it is asked for
-    time.sleep(2)
-    assert tags_within(box, 30, 200) == ["1", "2", "3"]
+    deadline = time.monotonic() + 120  # QUAY's answers are fresh for a minute
+    while (tags := tags_within(box, 30, 200)) != ["1", "2", "3"]:
+        assert tags == ["2"]
+        assert time.monotonic() < deadline
+        time.sleep(1)
 
 
 def tags_within(box: Box, seconds: float, meanwhile: int) -> list[str]:
@@ -307,23 +349,20 @@ def tags_within(box: Box, seconds: float, meanwhile: int) -> list[str]:
 @pytest.mark.parametrize("kind", ["cold", "warm"])
 def test_a_reload_brings_the_new_certificate_and_cuts_no_download(box: Box, kind: str) -> None:
     image = box.push("quay.io", f"reload/{kind}:1", layer_sizes=(10 * MB,))
-    blob, before = layers(image)[1]["digest"], received(box, "quay.io")
+    blob, before = layers(image)[1]["digest"], box.received("quay.io")
     if kind == "warm":
         blob_sum(box, QUAY, "reload/warm", blob)
     serial = served_serial(box, QUAY) + 1
-    with throttled(box, "20mbit"), ThreadPoolExecutor(2) as background:
+    with throttled(box, "20mbit"):
         # the second one waits for the first, or reads the same file
-        slow = [background.submit(blob_sum, box, QUAY, f"reload/{kind}", blob, "--limit-rate", "1M") for _ in "ab"]
-        time.sleep(1)
+        slow = [begin_slowly(Appliance(box), "quay", f"reload/{kind}", blob, rate=MB) for _ in "ab"]
+        slow[0].begun()
         by_hand.certify(box, QUAY, serial)
         box.exec("systemctl", "reload", "mirror-quay-edge.service")
-        deadline = time.monotonic() + 8  # a HUP says nothing back
-        while served_serial(box, QUAY) != serial:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        assert not any(download.done() for download in slow)
-        assert {f"sha256:{download.result(60)}" for download in slow} == {blob}
-    assert received(box, "quay.io") - before < weight(image) * 1.02
+        until(lambda: served_serial(box, QUAY) == serial, "the new certificate")  # a HUP says nothing back
+        for download in slow:
+            download.finish()
+    assert box.received("quay.io") - before < weight(image) * 1.02
 
 
 def test_a_broken_configuration_does_not_reach_the_running_edge(box: Box) -> None:
@@ -345,11 +384,11 @@ def test_the_edge_tells_which_configuration_it_runs(box: Box) -> None:
 
 @pytest.mark.parametrize("role", ["edge", "registry"])
 def test_a_killed_container_is_back_at_once(box: Box, role: str) -> None:
-    box.exec("podman", "kill", "--signal", "KILL", f"mirror-quay-{role}")
-    deadline = time.monotonic() + 10
-    while box.exec("podman", "ps", "-q", "--filter", f"name=mirror-quay-{role}").stdout == "":
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    container = f"mirror-quay-{role}"
+    before = by_hand.process(box, container)
+    assert before
+    box.exec("podman", "kill", "--signal", "KILL", container)
+    until(lambda: by_hand.process(box, container) not in ("", before), "another container")
     by_hand.wait_for(box, QUAY)
     assert manifest(box, QUAY, APP, "1.0").status == 200
 
@@ -357,23 +396,21 @@ def test_a_killed_container_is_back_at_once(box: Box, role: str) -> None:
 @pytest.mark.parametrize("unit", ["mirror-quay-pod", "mirror-quay-registry", "mirror-quay-edge"])
 def test_a_stop_in_mid_download_is_no_failure(box: Box, unit: str) -> None:
     image = box.push("quay.io", f"stop/{unit}:1", layer_sizes=(30 * MB,))
+    before = box.received("quay.io")
     with throttled(box, "10mbit"), ThreadPoolExecutor(1) as background:
         pull = background.submit(cold_pull, box, f"quay.io/stop/{unit}:1", "stop")
-        time.sleep(2)
+        until(lambda: box.received("quay.io") - before > 2 * MB, "a download that is under way")
         begin = time.monotonic()
         box.exec("systemctl", "stop", unit)
         print(f"\n{unit}: stopped in {time.monotonic() - begin:.1f} s")
-        assert time.monotonic() - begin < 15
+        assert time.monotonic() - begin < MINUTE  # a unit that does not stop is killed after 90 s, and has failed
         assert not failed_units(box)
         with suppress(AssertionError):  # skopeo may or may not have the patience
             pull.result()
     box.exec("systemctl", "start", "mirror-quay-pod", unit)
     by_hand.wait_for(box, QUAY)
-    config = layers(image)[0]["digest"]  # nothing of it is cached: it is there once the registry answers, too
-    deadline = time.monotonic() + 30
-    while ask(box, QUAY, f"/v2/stop/{unit}/blobs/{config}").status != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    config = layers(image)[0]["digest"]
+    until(lambda: ask(box, QUAY, f"/v2/stop/{unit}/blobs/{config}").status == 200, "it goes on")
     cold_pull(box, f"quay.io/stop/{unit}:1", "stop")
 
 
@@ -405,11 +442,10 @@ def test_a_pod_killed_while_it_writes_serves_nothing_torn(box: Box, cold: bool) 
     repository = f"killed/{'there' if cold else 'away'}"
     image = box.push("quay.io", f"{repository}:1", layer_sizes=(20 * MB, 20 * MB))
     blobs = [part["digest"] for part in layers(image)[1:]]
-    before = received(box, "quay.io")
+    before = box.received("quay.io")
     with throttled(box, "20mbit"), ThreadPoolExecutor(2) as clients:
         pulls = [clients.submit(blob_sum, box, QUAY, repository, blob) for blob in blobs]
-        while received(box, "quay.io") - before < 15 * MB:
-            time.sleep(0.05)
+        until(lambda: box.received("quay.io") - before > 15 * MB, "the first half")
         assert not any(pull.done() for pull in pulls)
         box.exec("sh", "-c", _KILL)
         for pull in pulls:
@@ -417,7 +453,7 @@ def test_a_pod_killed_while_it_writes_serves_nothing_torn(box: Box, cold: bool) 
                 pull.result()
     if not cold:
         cut(box, "link down")
-    by_hand.wait_for(box, QUAY, seconds=30)
+    by_hand.wait_for(box, QUAY)
     if not cold:
         for blob in blobs:
             assert ask(box, QUAY, f"/v2/{repository}/blobs/{blob}", "-o", "/dev/null").status == 503

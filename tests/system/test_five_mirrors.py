@@ -62,10 +62,9 @@ def test_only_through_the_mirrors(five: Appliance) -> None:
     five.box.gw("nft", "flush chain ip alone forward")
     five.box.exec("systemctl", "stop", "mirror-agent", "mirror-quay-pod")
     five.box.node("ip", "neigh", "flush", "dev", "lan0")  # or it takes 30 s to give up
-    before = five.received("quay.io")
     pull = ("podman", "pull", "--quiet", "--retry=0", f"quay.io/{APP}:1.0")
-    assert five.box.node(*pull, check=False).returncode != 0
-    assert five.received("quay.io") == before
+    with five.not_asked("quay.io"):
+        assert five.box.node(*pull, check=False).returncode != 0
     five.box.exec("systemctl", "start", "mirror-agent")
     five.settle()
     five.pull(f"quay.io/{APP}:1.0")

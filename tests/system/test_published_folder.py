@@ -65,6 +65,7 @@ def test_the_page_is_not_written_for_nothing_and_no_line_is(quay: Appliance) -> 
     before, since = stamps(quay), quay.cursor()
     quay.configure_node()
     quay.pull("quay.io/demo/app:1.0")  # counters move
+    quay.logged("quay")
     quay.settle()
     quay.box.exec("systemctl", "restart", "mirror-agent")
     quay.settle()

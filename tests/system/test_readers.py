@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from appliance import FIVE, PUBLISHED, Appliance, parts
+from appliance import FIVE, GOODBYES, PUBLISHED, Appliance, parts
 from box import stages, topology
 
 APP = "demo/app"
@@ -191,8 +191,10 @@ def another_ca(appliance: Appliance, path: str) -> Iterator[None]:
     """In the place of the one that was published."""
     published = appliance.box.node("cat", path).stdout
     appliance.box.node("cp", ANOTHER_CA, path)
-    yield
-    appliance.write(NODE + path, published)
+    try:
+        yield
+    finally:
+        appliance.write(NODE + path, published)
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -247,11 +249,12 @@ def test_what_a_reader_does_when_the_mirror_is_away(
     lan.box.exec("systemctl", "stop", f"mirror-{mirror}-pod")
     lan.box.node("ip", "neigh", "flush", "dev", "lan0")  # or it takes long to give up
     try:
-        before = lan.received(upstream)
+        since, before = lan.cursor(), lan.received(upstream)
         said = try_pull(lan, READERS[name], f"{source}/{APP}:1.0")
         assert lan.starts(mirror) == {}
         assert (said == "") is contacts_source, said
-        assert (lan.received(upstream) > before) is contacts_source
+        assert (lan.asked(upstream, since) != []) is contacts_source
+        assert (lan.received(upstream) - before > GOODBYES) is contacts_source
     finally:
         lan.box.exec("systemctl", "start", "mirror-agent")
         lan.settle()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from appliance import MB, Appliance, parts, slow_pull, weight
+from client import TooSlow, patiently
 
 FRESH = 2  # seconds, of quay's tags
 MANIFESTS = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json"
@@ -48,27 +48,32 @@ def blob(one: Appliance, repository: str, digest: str) -> str:
 
 def questions(one: Appliance, repository: str, method: str, since: str) -> int:
     """How often the upstream was asked for manifests of a repository."""
-    said = one.box.exec("journalctl", "-o", "cat", f"--after-cursor={since}", "-u", "box-upstream@quay.io").stdout
-    return len(re.findall(rf'"{method} /v2/{repository}/manifests/', said))
+    return sum(line.startswith(f"{method} /v2/{repository}/manifests/") for line in one.asked("quay.io", since))
 
 
 # --- tags
 
 
 def test_a_moved_tag_is_seen_within_its_freshness_and_delays_no_pull(one: Appliance) -> None:
-    old = one.box.push("quay.io", "moving/app:1", layer_sizes=(1000,))
-    assert ask(one, "/v2/moving/app/manifests/1")[2] == old["digest"]
-    new = one.box.push("quay.io", "moving/app:1", layer_sizes=(1000,), seed=1)
-    moved, slowest = time.monotonic(), 0.0
-    while True:
-        _, seconds, digest, _ = ask(one, "/v2/moving/app/manifests/1")
-        slowest = max(slowest, seconds)
-        if digest == new["digest"]:
-            break
-        assert digest == old["digest"]
-        assert time.monotonic() - moved < 2 * FRESH + 5  # fresh, then once more while it asks
-    print(f"\nseen after {time.monotonic() - moved:.1f} s, slowest answer {slowest:.3f} s")
-    assert slowest < 1
+    def moves(turn: int) -> None:
+        name = f"moving/app{turn}"
+        old = one.box.push("quay.io", f"{name}:1", layer_sizes=(1000,))
+        assert ask(one, f"/v2/{name}/manifests/1")[2] == old["digest"]
+        new = one.box.push("quay.io", f"{name}:1", layer_sizes=(1000,), seed=1)
+        moved, slowest = time.monotonic(), 0.0
+        while True:
+            _, seconds, digest, _ = ask(one, f"/v2/{name}/manifests/1")
+            slowest = max(slowest, seconds)
+            if digest == new["digest"]:
+                break
+            assert digest == old["digest"]
+            if time.monotonic() - moved >= 2 * FRESH + 5:  # fresh, then once more while it asks
+                raise TooSlow("the new one was not seen")
+        print(f"\nseen after {time.monotonic() - moved:.1f} s, slowest answer {slowest:.3f} s")
+        if slowest >= 1:
+            raise TooSlow(f"{slowest:.3f} s for an answer")
+
+    patiently(moves)
 
 
 def test_the_upstream_is_asked_once_for_each_time_of_freshness(one: Appliance) -> None:

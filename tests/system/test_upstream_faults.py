@@ -1,7 +1,7 @@
 """A mirror serves what it has, whatever its upstream does: every fault against everything that can be asked for.
 
 The one promise with a time in it: within a second.  Measured by curl on the node, of several tries, with half a second
-for a machine that has other things to do.
+for a machine that has other things to do, and by turns: one that is slow for good is slow in each.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 
 from box import Box
 from by_hand import Handmade
-from client import Answer, ask, blob_sum, cold_pull, layers, manifest, mirrored
+from client import Answer, ask, blob_sum, cold_pull, layers, manifest, mirrored, patiently, soon
 from upstream_faults import FAULTS
 
 # two mirrors of one upstream: what the first knows stays fresh, what the second knows is old after a second
@@ -56,40 +56,56 @@ def case(box: Box, request: pytest.FixtureRequest) -> Iterator[Case]:
         yield Case(fault, repository, image)
     new = box.push("quay.io", f"{repository}:2", layer_sizes=(1000,))
     for mirror in (FRESH, AGED):
-        deadline = time.monotonic() + 60
+        # a connection that died silently is given up after 40 s (mirror.pod), then the breaker waits for 20 s
+        deadline = time.monotonic() + 120
         while manifest(box, mirror, repository, "2").headers.get("docker-content-digest") != new["digest"]:
             assert time.monotonic() < deadline, f"{mirror.name} has not recovered from: {fault}"
             time.sleep(0.5)
 
 
-def served(case: Case, answers: list[Answer]) -> None:
-    """The right manifest, and soon."""
-    print(f"\n{case.fault}: {' '.join(f'{answer.seconds:.3f}' for answer in answers)} s")
-    for answer in answers:
-        assert answer.status == 200
-        assert answer.headers["docker-content-digest"] == case.image["digest"]
-        assert f"sha256:{sha256(answer.body.encode()).hexdigest()}" == case.image["digest"]
-        assert answer.seconds < SOON
+def served(box: Box, case: Case, mirror: Handmade, reference: str, times: int) -> None:
+    """The right manifest, and soon, each time."""
+
+    def several(_: int) -> None:
+        answers = [manifest(box, mirror, case.repository, reference) for _ in range(times)]
+        told(case, answers)
+        for answer in answers:
+            assert answer.status == 200
+            assert answer.headers["docker-content-digest"] == case.image["digest"]
+            assert f"sha256:{sha256(answer.body.encode()).hexdigest()}" == case.image["digest"]
+        for answer in answers:
+            soon(answer, SOON)
+
+    patiently(several)
+
+
+def told(case: Case, answers: list[Answer]) -> None:
+    print(f"\n{case.fault}: {' '.join(f'{answer.status} {answer.seconds:.3f} s' for answer in answers)}")
 
 
 def test_a_fresh_tag_is_served(box: Box, case: Case) -> None:
-    served(case, [manifest(box, FRESH, case.repository, "1") for _ in range(3)])
+    served(box, case, FRESH, "1", 3)
 
 
 def test_an_old_tag_is_served(box: Box, case: Case) -> None:
-    served(case, [manifest(box, AGED, case.repository, "1") for _ in range(5)])
+    served(box, case, AGED, "1", 5)
 
 
 def test_a_digest_is_served(box: Box, case: Case) -> None:
-    served(case, [manifest(box, AGED, case.repository, case.image["digest"]) for _ in range(3)])
+    served(box, case, AGED, case.image["digest"], 3)
 
 
 def test_a_blob_is_served(box: Box, case: Case) -> None:
+    def several(_: int) -> None:
+        for path in paths:
+            answers = [ask(box, AGED, path, "-o", "/dev/null") for _ in range(3)]
+            assert [answer.status for answer in answers] == [200, 200, 200]
+            for answer in answers:
+                soon(answer, SOON)
+
+    paths = [f"/v2/{case.repository}/blobs/{blob['digest']}" for blob in layers(case.image)]
+    patiently(several)
     for blob in layers(case.image):
-        path = f"/v2/{case.repository}/blobs/{blob['digest']}"
-        answers = [ask(box, AGED, path, "-o", "/dev/null") for _ in range(3)]
-        assert [answer.status for answer in answers] == [200, 200, 200]
-        assert max(answer.seconds for answer in answers) < SOON
         assert f"sha256:{blob_sum(box, AGED, case.repository, blob['digest'])}" == blob["digest"]
 
 
@@ -102,12 +118,18 @@ def test_what_is_not_here_is_an_error_in_time(box: Box, case: Case) -> None:
     known = case.image["digest"]
     digest = known[:-4] + ("0000" if known[-4:] != "0000" else "1111")
     paths = ("manifests/absent", f"manifests/{digest}", f"blobs/{digest}", "tags/list")
-    with ThreadPoolExecutor(len(paths)) as clients:
-        answers = list(clients.map(lambda path: ask(box, AGED, f"/v2/not/{case.repository}/{path}"), paths))
-    print(f"\n{case.fault}: {' '.join(f'{answer.status} {answer.seconds:.1f} s' for answer in answers)}")
-    for path, answer in zip(paths, answers, strict=True):
-        assert answer.seconds < CONTAINERD
-        if case.fault == "a page" and path.startswith("blobs/"):
-            continue  # passed on as it came, for clients to refuse by its digest
-        assert answer.status in (404, 503), path
-        assert answer.error in ("MANIFEST_UNKNOWN", "BLOB_UNKNOWN", "NAME_UNKNOWN", "UNAVAILABLE")
+
+    def all_of_them(turn: int) -> None:
+        with ThreadPoolExecutor(len(paths)) as clients:
+            asked = clients.map(lambda path: ask(box, AGED, f"/v2/not{turn}/{case.repository}/{path}"), paths)
+            answers = list(asked)
+        told(case, answers)
+        for path, answer in zip(paths, answers, strict=True):
+            if case.fault == "a page" and path.startswith("blobs/"):
+                continue  # passed on as it came, for clients to refuse by its digest
+            assert answer.status in (404, 503), path
+            assert answer.error in ("MANIFEST_UNKNOWN", "BLOB_UNKNOWN", "NAME_UNKNOWN", "UNAVAILABLE")
+        for answer in answers:
+            soon(answer, CONTAINERD)
+
+    patiently(all_of_them)

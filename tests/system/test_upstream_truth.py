@@ -11,15 +11,14 @@ import pytest
 
 import liar
 from box import Box
-from by_hand import CACHE, Handmade
-from client import Answer, ask, blob_sum, layers, manifest, mirrored, received, throttled
+from by_hand import CACHE, Handmade, wait_for
+from client import Answer, TooSlow, ask, blob_sum, late, layers, manifest, mirrored, patiently, soon, throttled, until
 from upstream_faults import asked, imposter, tell
 
 FRESH = Handmade("fresh", "fresh.quay.io", "https://quay.io", "10.0.0.6", fresh=3600)
 AGED = Handmade("aged", "quay.io", "https://quay.io", "10.0.0.7", fresh=1)
 MANIFEST, LAYER = liar.digest(liar.IMAGE), liar.digest(liar.LAYER)
 OLD = 2.1  # seconds after which AGED has to ask: nginx counts whole ones
-FORGOTTEN = 14  # seconds after which the edge has forgotten what it got, when nobody has asked for it for two (_SOON)
 
 # as it is sent; each has all four kinds, in an order of its own, and more
 CLIENTS = {
@@ -72,6 +71,12 @@ def count(box: Box, repository: str) -> dict[str, int]:
     return {method: sum(line.startswith(method) for line in lines) for method in ("HEAD", "GET")}
 
 
+def until_forgotten(box: Box) -> None:
+    """Until AGED's edge has forgotten what it got: nobody has asked for it for two seconds, and nginx has looked."""
+    left = f"find {CACHE}/aged/edge/coalesce -type f"
+    until(lambda: box.exec("sh", "-c", left).stdout == "", "the edge forgets")
+
+
 def at_once(box: Box, mirror: Handmade, repository: str, clients: int) -> list[Answer]:
     with ThreadPoolExecutor(clients) as pool:
         return list(pool.map(lambda _: manifest(box, mirror, repository, "1"), range(clients)))
@@ -98,49 +103,68 @@ def test_many_clients_at_once_are_one_question(upstream: Box) -> None:
 
 
 def test_many_clients_at_once_are_one_question_about_an_old_tag(upstream: Box) -> None:
-    """One a second at most: they may come in two."""
+    """One a second at most, and one before."""
     assert right(manifest(upstream, AGED, "old/app", "1"))
     time.sleep(OLD)
+    begun = time.monotonic()
     assert all(right(answer) for answer in at_once(upstream, AGED, "old/app", 8))
+    seconds = time.monotonic() - begun  # of the clients, one after another on a busy machine
     asked_for = count(upstream, "old/app")
-    print(f"\n8 clients, an old tag: {asked_for}")
+    print(f"\n8 clients in {seconds:.1f} s, an old tag: {asked_for}")
     assert asked_for["GET"] == 1
-    assert asked_for["HEAD"] <= 3
+    assert asked_for["HEAD"] <= 1 + (seconds + 1)
 
 
 def test_what_does_not_exist_is_one_question(upstream: Box) -> None:
-    absent = "sha256:" + "0" * 64
+    absent, begun = "sha256:" + "0" * 64, time.monotonic()
     with ThreadPoolExecutor(6) as clients:
         answers = list(clients.map(lambda _: manifest(upstream, FRESH, "absent/app", absent), range(6)))
+    seconds = time.monotonic() - begun  # of the clients; that it does not exist is known for two
     assert {answer.status for answer in answers} <= {404, 503}
-    assert count(upstream, "absent/app")["GET"] <= 2
+    assert count(upstream, "absent/app")["GET"] <= 2 + seconds / 2
 
 
 # --- how soon it sees what is new
 
 
 def test_a_moved_tag_is_seen_by_all_clients_at_once(box: Box) -> None:
-    old = box.push("quay.io", "moved/app:1", layer_sizes=(1000,))
-    assert manifest(box, AGED, "moved/app", "1").headers["docker-content-digest"] == old["digest"]
-    new = box.push("quay.io", "moved/app:1", layer_sizes=(1000,), seed=1)
-    time.sleep(OLD)
-    answers = at_once(box, AGED, "moved/app", 6)
-    assert {answer.headers["docker-content-digest"] for answer in answers} == {new["digest"]}
+    """When its upstream answers within 0.8 s: where the machine was too busy for that, in another turn."""
+
+    def moves(turn: int) -> None:
+        name = f"moved/app{turn}"
+        old = box.push("quay.io", f"{name}:1", layer_sizes=(1000,))
+        assert manifest(box, AGED, name, "1").headers["docker-content-digest"] == old["digest"]
+        new = box.push("quay.io", f"{name}:1", layer_sizes=(1000,), seed=1)
+        time.sleep(OLD)
+        got = {answer.headers["docker-content-digest"] for answer in at_once(box, AGED, name, 6)}
+        if old["digest"] in got and late(box, AGED, name, 7):
+            raise TooSlow("the upstream")
+        assert got == {new["digest"]}
+
+    patiently(moves)
 
 
 def test_two_tags_that_move_at_the_same_moment(box: Box) -> None:
     """And swap their images: none is taken for the other."""
-    images = [box.push("quay.io", f"swap/app:{tag}", layer_sizes=(1000,), seed=tag) for tag in (1, 2)]
-    for tag, image in zip("12", images, strict=True):
-        assert manifest(box, AGED, "swap/app", tag).headers["docker-content-digest"] == image["digest"]
-    for tag, image in zip("21", images, strict=True):
-        source = f"docker://quay.io/swap/app@{image['digest']}"
-        box.inet("skopeo", "copy", "--quiet", source, f"docker://quay.io/swap/app:{tag}")
-    time.sleep(OLD)
-    with ThreadPoolExecutor(8) as clients:
-        answers = list(clients.map(lambda n: manifest(box, AGED, "swap/app", "12"[n % 2]), range(8)))
-    told = [answer.headers["docker-content-digest"] for answer in answers]
-    assert told == [images[1]["digest"], images[0]["digest"]] * 4
+
+    def swap(turn: int) -> None:
+        name = f"swap/app{turn}"
+        images = [box.push("quay.io", f"{name}:{tag}", layer_sizes=(1000,), seed=tag) for tag in (1, 2)]
+        for tag, image in zip("12", images, strict=True):
+            assert manifest(box, AGED, name, tag).headers["docker-content-digest"] == image["digest"]
+        for tag, image in zip("21", images, strict=True):
+            source = f"docker://quay.io/{name}@{image['digest']}"
+            box.inet("skopeo", "copy", "--quiet", source, f"docker://quay.io/{name}:{tag}")
+        time.sleep(OLD)
+        with ThreadPoolExecutor(8) as clients:
+            answers = list(clients.map(lambda n: manifest(box, AGED, name, "12"[n % 2]), range(8)))
+        told = [answer.headers["docker-content-digest"] for answer in answers]
+        right_ones = [images[1]["digest"], images[0]["digest"]] * 4
+        if told != right_ones and late(box, AGED, name, 10):
+            raise TooSlow("the upstream")
+        assert told == right_ones
+
+    patiently(swap)
 
 
 def test_a_tag_that_moves_to_an_image_with_a_hole(upstream: Box) -> None:
@@ -149,15 +173,16 @@ def test_a_tag_that_moves_to_an_image_with_a_hole(upstream: Box) -> None:
     assert right(manifest(upstream, AGED, "hole/app", "1"))
     assert f"sha256:{blob_sum(upstream, AGED, 'hole/app', config)}" == config
     tell(upstream, "hollow")
-    time.sleep(OLD)
-    assert manifest(upstream, AGED, "hole/app", "1").headers["docker-content-digest"] == liar.digest(liar.HOLLOW)
+    hollow = liar.digest(liar.HOLLOW)
+    until(
+        lambda: manifest(upstream, AGED, "hole/app", "1").headers["docker-content-digest"] == hollow, "what it is now"
+    )
     lost = ask(upstream, AGED, f"/v2/hole/app/blobs/{liar.LOST}")
     assert (lost.status, lost.error) == (404, "BLOB_UNKNOWN")
     assert right(manifest(upstream, AGED, "hole/app", MANIFEST))
     assert f"sha256:{blob_sum(upstream, AGED, 'hole/app', config)}" == config
     tell(upstream, "truth")
-    time.sleep(OLD)
-    assert right(manifest(upstream, AGED, "hole/app", "1"))
+    until(lambda: right(manifest(upstream, AGED, "hole/app", "1")), "what it is again")
 
 
 def test_a_manifest_of_schema_1_is_refused_and_spoils_nothing(upstream: Box) -> None:
@@ -173,20 +198,27 @@ def test_a_manifest_of_schema_1_is_refused_and_spoils_nothing(upstream: Box) -> 
     time.sleep(OLD)
     assert right(manifest(upstream, AGED, "oldest/turned", "1"))
     tell(upstream, "truth")
-    time.sleep(OLD)
-    assert right(manifest(upstream, AGED, "oldest/app", "1"))
+    until(lambda: right(manifest(upstream, AGED, "oldest/app", "1")), "what it is now")
 
 
 def test_a_slow_upstream_delays_no_pull_and_is_believed_at_the_next(upstream: Box) -> None:
-    assert right(manifest(upstream, AGED, "slow/app", "1"))
-    time.sleep(OLD)
-    tell(upstream, "moved")  # and every answer takes 1.5 s
-    first = manifest(upstream, AGED, "slow/app", "1")
-    time.sleep(6)  # HEAD, then GET
-    second = manifest(upstream, AGED, "slow/app", "1")
-    assert right(first)
-    assert (second.status, second.headers["docker-content-digest"]) == (200, liar.digest(liar.OTHER))
-    assert max(first.seconds, second.seconds) < 1.5
+    def slows(turn: int) -> None:
+        name = f"slow/app{turn}"
+        tell(upstream, "truth")
+        assert right(manifest(upstream, AGED, name, "1"))
+        time.sleep(OLD)
+        tell(upstream, "moved")  # and every answer takes 1.5 s
+        first = manifest(upstream, AGED, name, "1")
+        kept = f"grep -rl '^KEY: tag /v2/{name}/manifests/1$' {CACHE}/aged/edge/meta | xargs -r grep -l '{moved}'"
+        until(lambda: upstream.exec("sh", "-c", kept, check=False).stdout, "the late answer, in the cache")
+        second = manifest(upstream, AGED, name, "1")
+        assert right(first)
+        assert (second.status, second.headers["docker-content-digest"]) == (200, moved)
+        for answer in (first, second):
+            soon(answer, 1.5)
+
+    moved = liar.digest(liar.OTHER)
+    patiently(slows)
 
 
 # --- what it keeps
@@ -199,13 +231,10 @@ def test_what_is_not_what_its_digest_says_is_not_kept(upstream: Box) -> None:
     assert not right(manifest(upstream, AGED, "wrong/app", "1"))
     assert f"sha256:{blob_sum(upstream, AGED, 'wrong/app', LAYER)}" != LAYER
     tell(upstream, "truth")
-    time.sleep(FORGOTTEN)
+    until_forgotten(upstream)
     assert right(manifest(upstream, AGED, "wrong/app", MANIFEST))
-    manifest(
-        upstream, AGED, "wrong/app", "1"
-    )  # after the slow upstream of a test before, it may not wait for the answer
-    time.sleep(OLD)
-    assert right(manifest(upstream, AGED, "wrong/app", "1"))
+    # after the slow upstream of a test before, the first may not wait for the answer
+    until(lambda: right(manifest(upstream, AGED, "wrong/app", "1")), "the right answer for the tag")
     assert f"sha256:{blob_sum(upstream, AGED, 'wrong/app', LAYER)}" == LAYER
     assert upstream.exec("sh", "-c", _STORE, "store", f"{CACHE}/aged").stdout == ""
 
@@ -224,7 +253,7 @@ def test_what_is_no_whole_answer_is_not_kept(upstream: Box, lie: str) -> None:
     if lie != "torn":
         assert not right(ask(upstream, AGED, manifest_path))
     tell(upstream, "truth")
-    time.sleep(FORGOTTEN)
+    until_forgotten(upstream)
     assert f"sha256:{blob_sum(upstream, AGED, repository, blob)}" == blob
     assert right(ask(upstream, AGED, manifest_path))
     assert upstream.exec("sh", "-c", _STORE, "store", f"{CACHE}/aged").stdout == ""
@@ -238,9 +267,9 @@ def test_blobs_of_another_host_are_fetched_there(upstream: Box) -> None:
     stored = upstream.push("gcr.io", "elsewhere/app:1", layer_sizes=(500_000, 1000))
     first, second = (part["digest"] for part in layers(stored)[1:])
     tell(upstream, "elsewhere")
-    before = received(upstream, "gcr.io")
+    before = upstream.received("gcr.io")
     assert f"sha256:{blob_sum(upstream, AGED, 'elsewhere/app', first)}" == first
-    assert received(upstream, "gcr.io") - before > 500_000
+    assert upstream.received("gcr.io") - before > 500_000
     upstream.exec("systemctl", "stop", "box-upstream@gcr.io")
     try:
         refused = ask(upstream, AGED, f"/v2/elsewhere/app/blobs/{second}")
@@ -271,10 +300,11 @@ def test_a_slow_line_is_no_error(box: Box) -> None:
     image = box.push("quay.io", "line/app:1", layer_sizes=(2_500_000,))
     blob = layers(image)[1]["digest"]
     box.exec("sh", "-c", _SHORT)
-    before = received(box, "quay.io")
+    wait_for(box, FRESH)
+    before = box.received("quay.io")
     with throttled(box, "2mbit"):
         begin = time.monotonic()
         assert f"sha256:{blob_sum(box, FRESH, 'line/app', blob)}" == blob
         assert time.monotonic() - begin > 8
     assert f"sha256:{blob_sum(box, FRESH, 'line/app', blob)}" == blob
-    assert 2_500_000 < received(box, "quay.io") - before < 2_500_000 * 1.1
+    assert 2_500_000 < box.received("quay.io") - before < 2_500_000 * 1.1

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 
 from appliance import AGENT_TOML, MB, Appliance, parts, sha256, weight
+from client import throttled
 from test_small_disk import STORE, cached_bytes, has, start, stop, whole
 
 LIST = "/etc/mirror-agent/images"
+FRESH = '[cache]\nfresh = "1h"\n'  # bytes are counted here: no tag is asked for again, however slow the machine
+QUAY = f'source = "quay.io"\n{FRESH}'
 # what an allow list of "yes/*" must not let through
 AROUND = (
     "yes/../no/app/manifests/1", "no%2fapp/manifests/1", "yes/%2e%2e/no/app/manifests/1", "%6eo/app/tags/list",
@@ -29,7 +32,8 @@ def warmed(bare: Appliance) -> Appliance:
     """Two mirrors, quay's with a small budget, and a node."""
     bare.settings(AGENT_TOML + '[cache]\nbudget = "256MiB"\n')
     bare.enable()
-    bare.drop("quay", "docker")
+    bare.define("quay", QUAY)
+    bare.define("docker", f'source = "docker.io"\n{FRESH}')
     bare.serving("quay", "docker")
     bare.until_asked("docker")  # bytes are counted here
     bare.configure_node()
@@ -55,11 +59,10 @@ def test_a_node_that_pulls_what_was_warmed_causes_no_byte_upstream(warmed: Appli
     told = warm(warmed, LIST, f"quay.io/warm/one@{one['digest']}")
     assert told["fetched"] == told["bytes"] == weight(one) + weight(two)
     assert weight(one) <= warmed.received("quay.io") - before["quay.io"] < weight(one) * 1.02
-    before = {source: warmed.received(source) for source in before}
-    for image in ("quay.io/warm/one:1", f"quay.io/warm/one@{one['digest']}", "docker.io/library/two:1"):
-        warmed.pull(image)
-        warmed.box.node("podman", "rmi", "--all", "--force")
-    assert {source: warmed.received(source) for source in before} == before
+    with warmed.not_asked(*before):
+        for image in ("quay.io/warm/one:1", f"quay.io/warm/one@{one['digest']}", "docker.io/library/two:1"):
+            warmed.pull(image)
+            warmed.box.node("podman", "rmi", "--all", "--force")
 
 
 def test_what_is_there_is_not_fetched_again(warmed: Appliance) -> None:
@@ -70,13 +73,12 @@ def test_what_is_there_is_not_fetched_again(warmed: Appliance) -> None:
 
 def test_a_run_that_was_killed_goes_on_where_it_was(warmed: Appliance) -> None:
     image = warmed.box.push("quay.io", "warm/long:1", layer_sizes=[5 * MB] * 8)
-    limit = ["tc", "qdisc", "add", "dev", "wan", "root", "tbf", "rate", "60mbit", "burst", "128k", "latency", "200ms"]
-    warmed.box.inet(*limit)
-    try:
-        command = ["timeout", "-s", "KILL", "3", "mirror-agent", "warm", "--jobs", "2", "quay.io/warm/long:1"]
-        assert warmed.box.exec(*command, check=False).returncode != 0
-    finally:
-        warmed.box.inet("tc", "qdisc", "del", "dev", "wan", "root")
+    before = warmed.received("quay.io")
+    with throttled(warmed.box, "20mbit"):  # 16 s for all of it
+        warmed.sh("systemd-run --quiet --collect --unit=warming mirror-agent warm --jobs 2 quay.io/warm/long:1")
+        warmed.wait(lambda: warmed.received("quay.io") - before > 11 * MB, 20, "two of eight, and a part of others")
+        assert warmed.property("warming", "ActiveState") == "active"
+        warmed.sh("systemctl kill --signal=KILL warming")
     warmed.wait(
         lambda: not warmed.sh(f"find {STORE} -path '*_uploads*' -name data"), 20, "the end of what was under way"
     )
@@ -129,10 +131,9 @@ def test_a_layer_by_sha512_is_brought_too(warmed: Appliance) -> None:
     assert told["fetched"] == told["bytes"] == sum(each["size"] for each in (image["config"], *image["layers"]))
     again = warm(warmed, "quay.io/by512/app:1")
     assert (again["fetched"], again["there"]) == (0, told["bytes"])
-    before = warmed.received("quay.io")
     command = [*warmed.curl_command("quay"), f"https://quay.mirror.lan/v2/by512/app/blobs/{digest}"]
-    assert warmed.box.node(*command).stdout == layer
-    assert warmed.received("quay.io") == before
+    with warmed.not_asked("quay.io"):
+        assert warmed.box.node(*command).stdout == layer
     warmed.box.exec("mirror-agent", "release", "by512")
 
 
@@ -247,7 +248,7 @@ def test_two_runs_at_once_keep_both_sets(warmed: Appliance) -> None:
 def test_what_is_not_allowed_is_denied(warmed: Appliance) -> None:
     for name in ("yes/app", "no/app", "yes"):
         warmed.box.push("quay.io", f"{name}:1", layer_sizes=(1000,))
-    warmed.define("quay", 'source = "quay.io"\nallow = ["yes/*", "podman/hello"]\n')
+    warmed.define("quay", f'source = "quay.io"\nallow = ["yes/*", "podman/hello"]\n{FRESH}')
     warmed.settle()
     starts = warmed.starts("quay")
     told = troubles(warm(warmed, "quay.io/yes/app:1", "quay.io/no/app:1", "quay.io/yes:1", code=1))
@@ -257,7 +258,7 @@ def test_what_is_not_allowed_is_denied(warmed: Appliance) -> None:
     command = [*warmed.curl_command("quay"), "--path-as-is", "-o", "/dev/null", "-w", "%{http_code}"]
     for path in AROUND:
         assert warmed.box.node(*command, f"https://quay.mirror.lan/v2/{path}").stdout == "403", path
-    warmed.drop("quay")
+    warmed.define("quay", QUAY)
     warmed.settle()
     assert troubles(warm(warmed, "quay.io/no/app:1")) == {"quay.io/no/app:1": ""}
     assert warmed.starts("quay") == starts  # a reload each, no restart
@@ -272,13 +273,16 @@ def test_the_numbers_are_in_status_and_metrics(warmed: Appliance) -> None:
     warmed.box.node("podman", "rmi", "--all", "--force")
     warmed.pull("quay.io/numbers/app:1")
     crossed = warmed.received("quay.io") - crossed
+    warmed.logged("quay")
     warmed.settle()
     after = warmed.mirror("quay")["cache"]
     grown = {key: after[key] - before[key] for key in after}
     assert grown["misses"] == 1 + len(parts(image))  # the tag, and each blob
     assert grown["hits"] >= len(parts(image))
     assert weight(image) <= grown["fetched"] < weight(image) * 1.01
-    assert abs(grown["fetched"] - crossed) < weight(image) * 0.01
+    # what crossed has TLS besides: 22 bytes a record of 16 kB, small ones at first, handshakes; and what was sent twice
+    # because a busy machine was late to acknowledge it
+    assert -0.01 * weight(image) < crossed - grown["fetched"] < 0.02 * weight(image)
     assert 2 * weight(image) <= grown["sent"] < 2 * weight(image) * 1.01
     assert grown["errors"] == 0
     metrics = warmed.sh("cat /run/mirror-agent/metrics.prom")

@@ -85,7 +85,7 @@ def test_an_upstream_with_a_private_ca_is_refused_until_its_ca_is_named(two: App
     two.define("quay", WITH_CA)
     two.settle()
     two.serving("quay", "docker")
-    assert fetched(two, "ca/after") == "200"
+    two.wait(lambda: fetched(two, "ca/after") == "200", 15, "a pull with the CA, by a registry that was started again")
     changed = {unit for unit, start in two.starts("quay", "docker").items() if start != before[unit]}
     assert changed == {"mirror-quay-registry.service"}
     two.until_asked("quay")  # by the agent, which trusts that CA too
@@ -137,6 +137,8 @@ def proxy(two: Appliance) -> Iterator[None]:
     inside = ("-p", "NetworkNamespacePath=/run/netns/inet", "-p", names)
     program = ("/usr/libexec/box/tinyproxy", "-d", "-c", "/root/proxy.conf")
     two.box.exec("systemd-run", "--quiet", "--unit=proxy", *inside, *program)
+    listens = ("sh", "-c", f"ss -ltnH src {WAN_INTERNET}:3128 | grep -q .")
+    two.wait(lambda: two.box.inet(*listens, check=False).returncode == 0, 20, "the proxy")
     two.box.gw("nft", "-f", "-", input=_ONLY_PROXY)
     try:
         yield
@@ -160,7 +162,7 @@ def test_a_mirror_with_a_proxy_asks_nobody_else(two: Appliance) -> None:
         two.pull("docker.io/library/proxied:1")
         assert two.ask_again("docker")["remaining"] == 76  # the agent's question too
         after = two.box.bytes()
-        said = two.box.exec("journalctl", "-u", "proxy", "-o", "cat").stdout
+        said = two.box.journal("-u", "proxy", "-o", "cat")
     for host in (upstream("docker.io").host, TOKEN_HOST):
         assert f"CONNECT {host}:443" in said
         assert after[host] == before[host]

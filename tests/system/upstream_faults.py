@@ -24,7 +24,7 @@ table ip no_dns {
 }
 """
 _LISTENS = f"""i=0; until ss -ltnH src {QUAY.address}:443 | grep -q .; do
-    i=$((i+1)); [ $i -lt 100 ] || exit 1; sleep 0.1; done"""
+    i=$((i+1)); [ $i -lt 600 ] || exit 1; sleep 0.1; done"""
 
 
 @contextmanager
@@ -36,12 +36,12 @@ def imposter(box: Box, lie: str, certificate: str = QUAY.host) -> Iterator[None]
     pair = (f"{_PKI}/{certificate}.crt", f"{_PKI}/{certificate}.key")
     script = f"{by_hand.WORK}/tests/system/liar.py"
     inside = ("-p", "NetworkNamespacePath=/run/netns/inet")
-    box.exec("systemd-run", "--quiet", "--unit=liar", *inside, "python3", script, QUAY.address, *pair, LIE)
+    box.exec("systemd-run", "--quiet", "--collect", "--unit=liar", *inside, "python3", script, QUAY.address, *pair, LIE)
     try:
         box.inet("sh", "-c", _LISTENS)
         yield
     finally:
-        box.exec("systemctl", "stop", "liar")
+        box.exec("systemctl", "stop", "liar", check=False)
         box.exec("systemctl", "start", SERVICE)
 
 
@@ -52,7 +52,7 @@ def tell(box: Box, lie: str) -> None:
 
 def asked(box: Box) -> list[str]:
     """What the imposters were asked so far: METHOD PATH."""
-    said = box.exec("journalctl", "-u", "liar", "-o", "cat", "--no-pager").stdout
+    said = box.journal("-u", "liar", "-o", "cat")
     return [line for line in said.splitlines() if line.startswith(("GET /v2/", "HEAD /v2/"))]
 
 
@@ -60,8 +60,10 @@ def asked(box: Box) -> list[str]:
 def refused(box: Box) -> Iterator[None]:
     """Nobody listens."""
     box.exec("systemctl", "stop", SERVICE)
-    yield
-    box.exec("systemctl", "start", SERVICE)
+    try:
+        yield
+    finally:
+        box.exec("systemctl", "start", SERVICE)
 
 
 @contextmanager
@@ -70,9 +72,11 @@ def no_such_name(box: Box) -> Iterator[None]:
     names = "/etc/box/internet.hosts"
     box.exec("sed", "-i", "s/ quay.io$/ quay.gone/", names)
     box.exec("systemctl", "restart", "box-internet-dns", SERVICE)
-    yield
-    box.exec("sed", "-i", "s/ quay.gone$/ quay.io/", names)
-    box.exec("systemctl", "restart", "box-internet-dns")
+    try:
+        yield
+    finally:
+        box.exec("sed", "-i", "s/ quay.gone$/ quay.io/", names)
+        box.exec("systemctl", "restart", "box-internet-dns")
 
 
 @contextmanager
@@ -80,16 +84,20 @@ def silent_dns(box: Box) -> Iterator[None]:
     """Queries vanish.  (Dropped on the far side: a sender is told when its own packets are dropped.)"""
     box.inet("nft", "-f", "-", input=_NO_DNS)
     box.exec("systemctl", "restart", SERVICE)
-    yield
-    box.inet("nft", "delete", "table", "ip", "no_dns")
+    try:
+        yield
+    finally:
+        box.inet("nft", "delete", "table", "ip", "no_dns")
 
 
 @contextmanager
 def hole(box: Box) -> Iterator[None]:
     """Packets vanish, those of open connections too."""
     black_hole(box)
-    yield
-    box.gw("nft", "delete", "table", "ip", "hole")
+    try:
+        yield
+    finally:
+        box.gw("nft", "delete", "table", "ip", "hole")
 
 
 @contextmanager
@@ -97,8 +105,10 @@ def trickle(box: Box) -> Iterator[None]:
     """A kilobit a second: a TLS handshake takes half a minute."""
     box.inet("tc", "qdisc", "add", "dev", "wan", "root", "tbf", "rate", "1kbit", "burst", "1600", "limit", "1m")
     box.exec("systemctl", "restart", SERVICE)
-    yield
-    box.inet("tc", "qdisc", "del", "dev", "wan", "root")
+    try:
+        yield
+    finally:
+        box.inet("tc", "qdisc", "del", "dev", "wan", "root")
 
 
 def _imposter(lie: str, certificate: str = QUAY.host) -> Callable[[Box], AbstractContextManager[None]]:

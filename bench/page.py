@@ -79,7 +79,7 @@ def _goals(results: Results) -> Table:
     program = registry.rss - registry.own
     note = f"Of the idle pod, {registry.rss / _MB:.0f} MB are distribution, {program / _MB:.0f} of them its program"
     if five := results.processes(POD, "one of five"):
-        note += f", which all pods of a host share: each of five takes {total(five).pss / _MB:.0f} MB of it (PSS)"
+        note += f", which all pods of a host share: each of five takes {total(five).pss / _MB:.0f} MB in all (PSS)"
     return Table("Goals", ("goal", "measured", "reached"), rows, f"{note}.")
 
 
